@@ -1,0 +1,237 @@
+"""Architecture: one MobileViG-like network on paper, as a frozen value.
+
+MobileViG: Munir, Avery and Marculescu, arXiv 2307.00395; reference code SLDGroup/MobileViG. The four presets are the
+paper's. Feature maps are square; a stage's `size` is the side of its map in pixels.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from mvig_nas.errors import MvigNasError, closest
+
+SCHEMA = 1
+STAGES = 4
+KNN_NEIGHBOURS = 9  # of ViG (arXiv 2206.00272); fewer where the map has fewer pixels
+
+ACTIVATIONS = ("relu", "gelu", "hard_swish", "silu")
+GRAPH_OPERATORS = ("svga", "knn")
+
+_CONV_ONLY = ("conv_expansion", "conv_kernel")
+_GRAPH_ONLY = ("ffn_expansion", "graph_step", "graph_operator", "graph_groups")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the four resolutions: `conv_depth` MBConv blocks, then `graph_depth` graph blocks, all `width` wide.
+
+    Both depths may be 0: the stage is then its downsampling alone. A choice that no block of the stage uses is None,
+    whatever was passed, so that equal networks are equal values: the MBConv choices at `conv_depth` 0, the graph
+    choices at `graph_depth` 0, `graph_step` of a `knn` stage.
+
+    Raises:
+        MvigNasError: a value is of the wrong type or out of range, or `width` is not divisible by `graph_groups`.
+    """
+
+    width: int
+    conv_depth: int = 0
+    graph_depth: int = 0
+    conv_expansion: int | None = 4
+    conv_kernel: int | None = 3
+    ffn_expansion: int | None = 4
+    graph_step: int | None = 2
+    graph_operator: str | None = "svga"
+    graph_groups: int | None = 1
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        _require_int("width", self.width, 1)
+        _require_int("conv_depth", self.conv_depth, 0)
+        _require_int("graph_depth", self.graph_depth, 0)
+        _require_name("activation", self.activation, ACTIVATIONS)
+        if self.conv_depth:
+            _require_int("conv_expansion", self.conv_expansion, 1)
+            if _require_int("conv_kernel", self.conv_kernel, 1) % 2 == 0:
+                raise MvigNasError(f"`conv_kernel` must be odd, got {self.conv_kernel}; take 3, 5 or 7.")
+        else:
+            self._clear(_CONV_ONLY)
+        if not self.graph_depth:
+            self._clear(_GRAPH_ONLY)
+            return
+        _require_int("ffn_expansion", self.ffn_expansion, 1)
+        _require_name("graph_operator", self.graph_operator, GRAPH_OPERATORS)
+        if self.graph_operator == "knn":
+            self._clear(("graph_step",))
+        else:
+            _require_int("graph_step", self.graph_step, 1)
+        groups = _require_int("graph_groups", self.graph_groups, 1)
+        if self.width % groups:
+            raise MvigNasError(
+                f"`width` must be divisible by `graph_groups`, got width {self.width} and graph_groups {groups}; "
+                "change one of them."
+            )
+
+    def _clear(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            object.__setattr__(self, name, None)
+
+
+_STAGE_FIELDS = tuple(field.name for field in fields(Stage))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Four stages, the head's width and the side of the (square) image in pixels.
+
+    The stem takes the first stage's activation, the head the last stage's.
+
+    Raises:
+        MvigNasError: a value is of the wrong type or out of range, the first width is odd (the stem makes half of it
+            first), or a graph step leaves no link at its stage's size.
+    """
+
+    stages: tuple[Stage, Stage, Stage, Stage]
+    head_width: int = 512
+    resolution: int = 224
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stages, tuple) or not all(isinstance(stage, Stage) for stage in self.stages):
+            raise MvigNasError(f"`stages` must be a tuple of Stage, got {self.stages!r}.")
+        if len(self.stages) != STAGES:
+            raise MvigNasError(f"`stages` must hold {STAGES} stages, got {len(self.stages)}.")
+        _require_int("head_width", self.head_width, 1)
+        _require_int("resolution", self.resolution, 1)
+        if self.stages[0].width % 2:
+            raise MvigNasError(
+                f"`stage1.width` must be even, got {self.stages[0].width}: the stem's first half is half as wide."
+            )
+        for place, (stage, size) in enumerate(zip(self.stages, stage_sizes(self.resolution), strict=True), start=1):
+            if stage.graph_step is not None and stage.graph_step >= size:
+                raise MvigNasError(
+                    f"`stage{place}.graph_step` must be below the stage's size, {size} pixels at resolution "
+                    f"{self.resolution}, got {stage.graph_step}: no pixel would have a link; take a smaller step."
+                )
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of each stage's feature map in pixels."""
+        return stage_sizes(self.resolution)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name this architecture in every process and version."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "schema": SCHEMA,
+            "resolution": self.resolution,
+            "head_width": self.head_width,
+            "stages": [{name: getattr(stage, name) for name in _STAGE_FIELDS} for stage in self.stages],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """One JSON object; `from_json` reads it back."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
+        """Architecture from `to_dict`'s values.
+
+        Raises:
+            MvigNasError: an unknown or missing entry, a newer schema, or a value out of range.
+        """
+        if not isinstance(values, Mapping):
+            raise MvigNasError(f"an architecture must be a JSON object, got {type(values).__name__}.")
+        schema = values.get("schema")
+        if schema is not None and (not isinstance(schema, int) or schema > SCHEMA):
+            raise MvigNasError(
+                f"architecture schema must be at most {SCHEMA}, got {schema!r}, of a newer mvig-nas: upgrade."
+            )
+        _require_keys("architecture", values, {"schema", "resolution", "head_width", "stages"})
+        if not isinstance(values["stages"], list):
+            raise MvigNasError(f"`stages` must be a list, got {values['stages']!r}.")
+        stages = []
+        for place, stage in enumerate(values["stages"], start=1):
+            if not isinstance(stage, Mapping):
+                raise MvigNasError(f"`stage{place}` must be an object, got {stage!r}.")
+            _require_keys(f"stage{place}", stage, set(_STAGE_FIELDS))
+            stages.append(Stage(**stage))
+        return cls(tuple(stages), values["head_width"], values["resolution"])  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, text: str) -> "Architecture":
+        """Architecture from `to_json`'s text.
+
+        Raises:
+            MvigNasError: the text is not JSON (truncated, say), or `from_dict` refuses its values.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise MvigNasError(f"an architecture must be JSON, got text that breaks off or errs: {error}.") from error
+        return cls.from_dict(values)
+
+
+def stage_sizes(resolution: int) -> tuple[int, ...]:
+    """Side of each stage's feature map: five 3x3 stride-2 convolutions halve it, rounding up; the stem has two."""
+    sizes = []
+    size = -(-resolution // 2)
+    for _ in range(STAGES):
+        size = -(-size // 2)
+        sizes.append(size)
+    return tuple(sizes)
+
+
+def _require_int(name: str, value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise MvigNasError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+    return value
+
+
+def _require_name(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(value, str):
+        raise MvigNasError(f"`{name}` must be one of {known}, got {value!r}.")
+    if value not in known:
+        raise MvigNasError(f"`{name}` must be one of {known}, got {value!r}; {closest(value, known)}")
+
+
+def _require_keys(what: str, values: Mapping[str, Any], known: set[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise MvigNasError(f"{what} has no entry {key!r}; {closest(str(key), known)}")
+    missing = sorted(known - set(values) - {"schema"})
+    if missing:
+        raise MvigNasError(f"{what} lacks {', '.join(map(repr, missing))}; write all of {', '.join(sorted(known))}.")
+
+
+def _preset(
+    depths: tuple[int, int, int], graph_depth: int, widths: tuple[int, int, int, int], head: int
+) -> Architecture:
+    conv = tuple(Stage(width, conv_depth=depth) for width, depth in zip(widths[:3], depths, strict=True))
+    return Architecture((*conv, Stage(widths[3], graph_depth=graph_depth)), head_width=head)  # type: ignore[arg-type]
+
+
+# arXiv 2307.00395, table 1.
+PRESETS: Mapping[str, Architecture] = {
+    "mobilevig_ti": _preset((2, 2, 6), 2, (42, 84, 168, 256), 512),
+    "mobilevig_s": _preset((3, 3, 9), 3, (42, 84, 176, 256), 512),
+    "mobilevig_m": _preset((3, 3, 9), 3, (42, 84, 224, 400), 768),
+    "mobilevig_b": _preset((5, 5, 15), 5, (42, 84, 240, 464), 768),
+}
+
+
+def preset(name: str) -> Architecture:
+    """A published MobileViG by name, e.g. `mobilevig_ti`.
+
+    Raises:
+        MvigNasError: no preset of that name.
+    """
+    if name not in PRESETS:
+        raise MvigNasError(f"no preset is called {name!r}; {closest(name, PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,17 @@
+"""The one error a user sees as a single line: the rule, the value that broke it, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MvigNasError(Exception):
+    """Something a user can put right. The command line prints it without a traceback and exits 1."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for names near `name`, else the list of the known ones; for the end of a message."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(repr(match) for match in near) + "?"
+    return "known: " + ", ".join(known)

@@ -1,0 +1,307 @@
+"""SearchSpace: the choices a search has, and the only codec between an Architecture and named parameters.
+
+A space is a product of parameters: `resolution`, `head_width`, and per stage `stage1.width` to `stage4.activation`.
+A choice that no block uses (see `Stage`) makes several parameter settings one architecture, which `size` counts
+once. Numbers are put in ascending order; names stand in the file from the cheapest to the dearest.
+"""
+
+import random
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from mvig_nas.architecture import STAGES, Architecture, Stage, stage_sizes
+from mvig_nas.errors import MvigNasError, closest
+
+SCHEMA = 1
+Value = int | str
+
+STAGE_CHOICES = tuple(field.name for field in fields(Stage))
+_CONV_CHOICES = ("conv_expansion", "conv_kernel")
+_CHEAPER_WHEN_LARGER = ("graph_step", "graph_groups")
+
+PARAMETER_NAMES: tuple[str, ...] = (
+    "resolution",
+    "head_width",
+    *(f"stage{place}.{name}" for place in range(1, STAGES + 1) for name in STAGE_CHOICES),
+)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Named parameters and their choices; every combination is a valid Architecture.
+
+    Raises:
+        MvigNasError: a parameter is missing or unknown, has no choice or a repeated one, or a combination makes no
+            valid network (a width not divisible by its groups, a graph step that leaves no link).
+    """
+
+    name: str
+    choices: Mapping[str, tuple[Value, ...]]
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        for key in self.choices:
+            if key not in PARAMETER_NAMES:
+                raise MvigNasError(f"space {self.name!r} has no parameter {key!r}; {closest(key, PARAMETER_NAMES)}")
+        for key in PARAMETER_NAMES:
+            values = self.choices.get(key)
+            if values is None:
+                raise MvigNasError(f"space {self.name!r} lacks `{key}`; list its choices.")
+            if not values:
+                raise MvigNasError(f"space {self.name!r}: `{key}` must have at least one choice, got none; add one.")
+            if len(set(values)) != len(values):
+                raise MvigNasError(f"space {self.name!r}: `{key}` repeats a choice, got {values}; list each once.")
+        object.__setattr__(self, "choices", {key: _in_order(self.choices[key]) for key in PARAMETER_NAMES})
+        self._check_combinations()
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.choices.items())))
+
+    def stage_choices(self, place: int) -> dict[str, tuple[Value, ...]]:
+        """Choices of one stage, 1 to 4, by the names of `Stage`'s fields."""
+        return {name: self.choices[f"stage{place}.{name}"] for name in STAGE_CHOICES}
+
+    @cached_property
+    def size(self) -> int:
+        """Number of different architectures."""
+        stages = (_stage_count(self.stage_choices(place)) for place in range(1, STAGES + 1))
+        return len(self.choices["resolution"]) * len(self.choices["head_width"]) * prod(stages)
+
+    def encode(self, architecture: Architecture) -> dict[str, Value]:
+        """Value of every parameter; one that the architecture does not use takes its first choice.
+
+        Raises:
+            MvigNasError: the architecture is not of this space; the message names the first parameter that is not.
+        """
+        values: dict[str, Value] = {"resolution": architecture.resolution, "head_width": architecture.head_width}
+        for place, stage in enumerate(architecture.stages, start=1):
+            for name in STAGE_CHOICES:
+                value = getattr(stage, name)
+                key = f"stage{place}.{name}"
+                values[key] = self.choices[key][0] if value is None else value
+        for key, value in values.items():
+            if value not in self.choices[key]:
+                raise MvigNasError(
+                    f"`{key}` must be one of {self.choices[key]} in space {self.name!r}, got {value!r}; "
+                    "take one of them or another space."
+                )
+        return values
+
+    def decode(self, values: Mapping[str, Value]) -> Architecture:
+        """Architecture of these parameter values; `encode`'s inverse.
+
+        Raises:
+            MvigNasError: a parameter is unknown or missing, or has a value that is not among its choices.
+        """
+        for key in values:
+            if key not in self.choices:
+                raise MvigNasError(f"space {self.name!r} has no parameter {key!r}; {closest(key, self.choices)}")
+        for key, choices in self.choices.items():
+            if key not in values:
+                raise MvigNasError(f"a value for `{key}` is missing; give one of {choices}.")
+            if values[key] not in choices:
+                raise MvigNasError(f"`{key}` must be one of {choices} in space {self.name!r}, got {values[key]!r}.")
+        stages = tuple(
+            Stage(**{name: values[f"stage{place}.{name}"] for name in STAGE_CHOICES})  # type: ignore[arg-type]
+            for place in range(1, STAGES + 1)
+        )
+        return Architecture(stages, values["head_width"], values["resolution"])  # type: ignore[arg-type]
+
+    def __contains__(self, architecture: object) -> bool:
+        if not isinstance(architecture, Architecture):
+            return False
+        try:
+            self.encode(architecture)
+        except MvigNasError:
+            return False
+        return True
+
+    @property
+    def smallest(self) -> Architecture:
+        """The cheapest choice of every parameter: least depth, width and resolution, fewest links, most groups."""
+        return self.decode({key: self._by_cost(key)[0] for key in self.choices})
+
+    @property
+    def largest(self) -> Architecture:
+        """The dearest choice of every parameter."""
+        return self.decode({key: self._by_cost(key)[-1] for key in self.choices})
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """An architecture with every parameter drawn uniformly."""
+        return self.decode({key: rng.choice(choices) for key, choices in self.choices.items()})
+
+    def mutate(self, architecture: Architecture, rng: random.Random, probability: float = 0.1) -> Architecture:
+        """A different architecture: every parameter is drawn anew with `probability`, again until one change shows.
+
+        Where the space holds only one architecture, that one is returned.
+
+        Raises:
+            MvigNasError: the architecture is not of this space, or `probability` is not in (0, 1].
+        """
+        if not 0 < probability <= 1:
+            raise MvigNasError(f"`probability` must be in (0, 1], got {probability}.")
+        values = self.encode(architecture)
+        if self.size == 1:
+            return architecture
+        while True:
+            changed = {
+                key: rng.choice(choices) if rng.random() < probability else values[key]
+                for key, choices in self.choices.items()
+            }
+            child = self.decode(changed)
+            if child != architecture:
+                return child
+
+    def crossover(self, one: Architecture, other: Architecture, rng: random.Random) -> Architecture:
+        """An architecture that takes each parameter from either parent with equal chance.
+
+        Raises:
+            MvigNasError: a parent is not of this space.
+        """
+        first, second = self.encode(one), self.encode(other)
+        return self.decode({key: rng.choice((first[key], second[key])) for key in self.choices})
+
+    def neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """All architectures that differ in one parameter, without repetition.
+
+        Raises:
+            MvigNasError: the architecture is not of this space.
+        """
+        values = self.encode(architecture)
+        found = {
+            self.decode(values | {key: choice})
+            for key, choices in self.choices.items()
+            for choice in choices
+            if choice != values[key]
+        }
+        return sorted(found - {architecture}, key=lambda neighbour: neighbour.fingerprint)
+
+    @classmethod
+    def from_toml(cls, path: Path) -> "SearchSpace":
+        """Space from a file in the format of docs/search_spaces.md.
+
+        Raises:
+            MvigNasError: the file is missing, is not TOML, is of a newer schema, or holds no valid space.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise MvigNasError(f"no search space file at {path}; check the path.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise MvigNasError(f"search space file {path} must be readable text, got: {error}.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise MvigNasError(f"search space file {path} must be TOML, got: {error}.") from error
+        try:
+            return cls.from_dict(values)
+        except MvigNasError as error:
+            raise MvigNasError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SearchSpace":
+        """Space from the values of a space file, or of `to_dict`.
+
+        Raises:
+            MvigNasError: see the class; also for a newer schema or a wrong number of stages.
+        """
+        known = ("schema", "name", "description", "resolution", "head_width", "stage")
+        for key in values:
+            if key not in known:
+                raise MvigNasError(f"a search space has no entry {key!r}; {closest(key, known)}")
+        schema = values.get("schema")
+        if schema != SCHEMA:
+            raise MvigNasError(
+                f"search space `schema` must be {SCHEMA}, got {schema!r}; write it, or upgrade mvig-nas."
+            )
+        stages = values.get("stage")
+        if not isinstance(stages, list) or len(stages) != STAGES or not all(isinstance(s, Mapping) for s in stages):
+            raise MvigNasError(f"a search space must have {STAGES} [[stage]] tables; write one per stage.")
+        choices = {key: values[key] for key in ("resolution", "head_width") if key in values}
+        for place, stage in enumerate(stages, start=1):
+            choices |= {f"stage{place}.{key}": value for key, value in stage.items()}
+        for key, value in choices.items():
+            if not isinstance(value, list):
+                raise MvigNasError(f"`{key}` must be a list of choices, got {value!r}; write [{value!r}].")
+        name = values.get("name")
+        if not isinstance(name, str) or not name:
+            raise MvigNasError(f"a search space must have a `name`, got {name!r}.")
+        return cls(name, {key: tuple(value) for key, value in choices.items()}, str(values.get("description", "")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values of a space file."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "description": self.description,
+            "resolution": list(self.choices["resolution"]),
+            "head_width": list(self.choices["head_width"]),
+            "stage": [
+                {name: list(values) for name, values in self.stage_choices(place).items()}
+                for place in range(1, STAGES + 1)
+            ],
+        }
+
+    def _by_cost(self, key: str) -> tuple[Value, ...]:
+        values = self.choices[key]
+        return values[::-1] if key.rpartition(".")[2] in _CHEAPER_WHEN_LARGER else values
+
+    # Choices clash only in pairs (width with groups, step with resolution), so pairs are enough.
+    def _check_combinations(self) -> None:
+        for resolution in self.choices["resolution"]:
+            for head_width in self.choices["head_width"]:
+                self._check(Architecture, stages=(Stage(2),) * STAGES, head_width=head_width, resolution=resolution)
+        for place in range(1, STAGES + 1):
+            self._check_widths(place)
+            self._check_steps(place)
+
+    def _check_widths(self, place: int) -> None:
+        choices = self.stage_choices(place)
+        # As deep as it gets, so that no choice goes unseen; undivided, so that no other choice clashes.
+        depths = {name: choices[name][-1] for name in ("conv_depth", "graph_depth")}
+        base = {name: values[0] for name, values in choices.items()} | depths | {"graph_groups": 1}
+        for name in STAGE_CHOICES:
+            for value in choices[name] if name != "graph_groups" else ():
+                self._check(Stage, f"stage{place}: ", **(base | {name: value}))
+        for width in choices["width"]:
+            if place == 1 and int(width) % 2:
+                raise MvigNasError(
+                    f"space {self.name!r}: `stage1.width` must be even, got {width}; the stem halves it."
+                )
+            for groups in choices["graph_groups"]:
+                self._check(Stage, f"stage{place}: ", **(base | {"width": width, "graph_groups": groups}))
+
+    def _check_steps(self, place: int) -> None:
+        choices = self.stage_choices(place)
+        if not choices["graph_depth"][-1] or "svga" not in choices["graph_operator"]:
+            return
+        for resolution in self.choices["resolution"]:
+            size = stage_sizes(int(resolution))[place - 1]
+            for step in choices["graph_step"]:
+                if int(step) >= size:
+                    raise MvigNasError(
+                        f"space {self.name!r}: `stage{place}.graph_step` must be below the stage's size, {size} pixels "
+                        f"at resolution {resolution}, got {step}; take a smaller step or a larger resolution."
+                    )
+
+    def _check(self, kind: type[Stage] | type[Architecture], where: str = "", **values: Any) -> None:
+        try:
+            kind(**values)
+        except MvigNasError as error:
+            raise MvigNasError(f"space {self.name!r}: {where}{error}") from error
+
+
+def _in_order(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    return tuple(sorted(values)) if all(isinstance(value, int) for value in values) else values
+
+
+def _stage_count(choices: Mapping[str, tuple[Value, ...]]) -> int:
+    """Number of different Stage values: choices of absent blocks do not count, nor `graph_step` under `knn`."""
+    conv = sum(prod(len(choices[name]) for name in _CONV_CHOICES) if depth else 1 for depth in choices["conv_depth"])
+    operators = sum(1 if operator == "knn" else len(choices["graph_step"]) for operator in choices["graph_operator"])
+    per_graph_depth = operators * len(choices["ffn_expansion"]) * len(choices["graph_groups"])
+    graph = sum(per_graph_depth if depth else 1 for depth in choices["graph_depth"])
+    return len(choices["width"]) * len(choices["activation"]) * conv * graph

@@ -1,0 +1,179 @@
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.errors import MvigNasError
+from mvig_nas.search_space import PARAMETER_NAMES, SearchSpace
+from tests.strategies import SPACES, architectures, generators, spaces
+
+MOBILEVIG, TI_SPACE, TOY = SPACES["mobilevig"], SPACES["mobilevig-ti"], SPACES["toy"]
+
+
+@given(st.data(), spaces())
+def test_decode_inverts_encode(data: st.DataObject, space: SearchSpace) -> None:
+    architecture = data.draw(architectures(space))
+    assert architecture in space
+    assert space.decode(space.encode(architecture)) == architecture
+
+
+@given(spaces(), generators(), st.floats(0.01, 1))
+def test_samples_mutants_and_children_stay_in_the_space(
+    space: SearchSpace, rng: random.Random, probability: float
+) -> None:
+    one, other = space.sample(rng), space.sample(rng)
+    mutant = space.mutate(one, rng, probability)
+    child = space.crossover(one, other, rng)
+    assert one in space
+    assert mutant in space
+    assert mutant != one
+    values, first, second = space.encode(child), space.encode(one), space.encode(other)
+    used = {key for key in values if space.encode(space.decode(values)) == values}
+    assert all(values[key] in (first[key], second[key], space.choices[key][0]) for key in used)
+
+
+def test_the_same_seed_gives_the_same_architectures() -> None:
+    draws = [[MOBILEVIG.sample(rng) for _ in range(5)] for rng in (random.Random(7), random.Random(7))]
+    assert draws[0] == draws[1]
+
+
+def test_shipped_spaces_hold_what_they_promise() -> None:
+    assert MOBILEVIG.size >= 10**15
+    assert all(architecture in MOBILEVIG for architecture in PRESETS.values())
+    assert [name for name, architecture in PRESETS.items() if architecture in TI_SPACE] == [
+        "mobilevig_ti",
+        "mobilevig_s",
+    ]
+    assert {len(SPACES["mobilevig"].choices[key]) > 1 for key in PARAMETER_NAMES} == {True}
+
+
+def test_size_counts_different_architectures() -> None:
+    few = {key: values[:1] for key, values in TOY.choices.items()}
+    few |= {
+        "stage2.conv_depth": (0, 1),
+        "stage2.conv_expansion": (2, 4),
+        "stage3.graph_depth": (0, 1, 2),
+        "stage3.graph_operator": ("svga", "knn"),
+        "stage3.graph_step": (1, 2),
+        "stage3.ffn_expansion": (2, 4),
+        "resolution": (64, 96),
+    }
+    space = SearchSpace("few", few)
+    every = {space.decode(dict(zip(few, values, strict=True))) for values in itertools.product(*few.values())}
+    assert space.size == len(every)
+
+
+def test_smallest_and_largest_are_the_ends_of_every_parameter() -> None:
+    smallest, largest = TI_SPACE.smallest, TI_SPACE.largest
+    assert (smallest.resolution, largest.resolution) == (192, 224)
+    assert [stage.width for stage in smallest.stages] == [24, 48, 112, 192]
+    assert [stage.width for stage in largest.stages] == [48, 96, 192, 400]
+    assert (smallest.stages[3].graph_step, largest.stages[3].graph_step) == (3, 1)
+    assert (smallest.stages[3].graph_groups, largest.stages[3].graph_groups) == (4, 1)
+
+
+def test_neighbours_differ_in_one_parameter() -> None:
+    values = TOY.encode(TOY.smallest)
+    found = TOY.neighbours(TOY.smallest)
+    assert len(found) == len(set(found))
+    for neighbour in found:
+        other = TOY.encode(neighbour)
+        # Switching blocks on brings their first choices, which `smallest` shows as such.
+        assert sum(values[key] != other[key] for key in values) >= 1
+        assert neighbour in TOY
+    widths = {neighbour.stages[0].width for neighbour in found}
+    assert widths == {8, 12}
+
+
+def test_outside_is_refused_by_name() -> None:
+    base = PRESETS["mobilevig_ti"]
+    outside = Architecture(base.stages, head_width=500)
+    assert outside not in MOBILEVIG
+    with pytest.raises(
+        MvigNasError, match=r"`head_width` must be one of \(384, 512, 768\) in space 'mobilevig', got 500"
+    ):
+        MOBILEVIG.encode(outside)
+    assert "not an architecture" not in MOBILEVIG
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage9.width": 8}, "has no parameter 'stage9.width'; did you mean"),
+        ({"stage2.width": 13}, r"`stage2.width` must be one of \(12, 16\) in space 'toy', got 13"),
+        ({"stage2.width": None}, "a value for `stage2.width` is missing"),
+    ],
+)
+def test_decode_refuses(change: dict[str, Any], message: str) -> None:
+    values = {key: value for key, value in (TOY.encode(TOY.smallest) | change).items() if value is not None}
+    with pytest.raises(MvigNasError, match=message):
+        TOY.decode(values)
+
+
+@pytest.mark.parametrize("probability", [0, -0.1, 1.5])
+def test_mutate_refuses_a_probability_outside(probability: float) -> None:
+    with pytest.raises(MvigNasError, match=r"`probability` must be in \(0, 1\]"):
+        TOY.mutate(TOY.smallest, random.Random(0), probability)
+
+
+def test_mutate_in_a_space_of_one_returns_it() -> None:
+    one = SearchSpace("one", {key: values[:1] for key, values in TOY.choices.items()})
+    assert one.mutate(one.smallest, random.Random(0)) == one.smallest
+
+
+def _edited(**changes: Any) -> dict[str, Any]:
+    values = TOY.to_dict()
+    for key, value in changes.items():
+        stage, _, name = key.rpartition("__")
+        (values["stage"][int(stage[-1]) - 1] if stage else values)[name or key] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (_edited(resolutoin=[64]), "no entry 'resolutoin'; did you mean 'resolution'"),
+        (_edited(stage2__widht=[8]), "no parameter 'stage2.widht'; did you mean 'stage2.width'"),
+        (_edited(stage2__width=[]), "`stage2.width` must have at least one choice, got none"),
+        (_edited(stage2__width=[8, 8]), "`stage2.width` repeats a choice"),
+        (_edited(stage2__width=8), "`stage2.width` must be a list of choices, got 8"),
+        (_edited(stage2__width=[9, 12]), "`width` must be divisible by `graph_groups`, got width 9 and graph_groups 2"),
+        (_edited(stage1__width=[9]), "`stage1.width` must be even, got 9"),
+        (_edited(stage1__activation=["mish"]), "stage1: `activation` must be one of"),
+        (_edited(stage4__conv_kernel=[4]), "stage4: `conv_kernel` must be odd, got 4"),
+        (_edited(stage3__graph_step=[1, 4]), "`stage3.graph_step` must be below the stage's size, 2 pixels"),
+        (_edited(head_width=[0]), "`head_width` must be an integer of at least 1, got 0"),
+        (_edited(schema=2), "`schema` must be 1, got 2"),
+        (_edited(name=""), "must have a `name`"),
+        (_edited(stage=[]), r"must have 4 \[\[stage\]\] tables"),
+        ({key: value for key, value in _edited().items() if key != "resolution"}, "lacks `resolution`"),
+    ],
+)
+def test_space_refuses(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(MvigNasError, match=message):
+        SearchSpace.from_dict(values)
+
+
+def test_space_file_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(MvigNasError, match=r"no search space file at .*none\.toml"):
+        SearchSpace.from_toml(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    with pytest.raises(MvigNasError, match=r"broken\.toml must be TOML, got"):
+        SearchSpace.from_toml(broken)
+    broken.write_text("schema = 1\nname = 'x'")
+    with pytest.raises(MvigNasError, match=r"broken\.toml: a search space must have 4"):
+        SearchSpace.from_toml(broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(MvigNasError, match=r"must be readable text"):
+        SearchSpace.from_toml(broken)
+
+
+def test_dictionary_round_trip() -> None:
+    for space in SPACES.values():
+        assert SearchSpace.from_dict(space.to_dict()) == space
