@@ -1,0 +1,227 @@
+"""MobileViG: the only definition of the network, for any Architecture.
+
+Paper: Munir, Avery and Marculescu, "MobileViG: Graph-Based Sparse Attention for Mobile Vision Applications",
+arXiv 2307.00395; reference code SLDGroup/MobileViG, whose logits it reproduces. Shapes: images (B, 3, R, R) with R the
+resolution in pixels (other sizes run too), logits (B, num_classes).
+"""
+
+import copy
+from typing import Any, cast
+
+import torch
+from timm.layers import SelectAdaptivePool2d
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from mvig_nas.architecture import STAGES, Architecture, Stage
+from mvig_nas.network.blocks import ConvNorm, GraphBlock, MBConv, Stem, SvgaForm, activation
+from mvig_nas.network.graph import svga
+
+
+class NetworkStage(nn.Module):
+    """Downsampling (none in the first stage), MBConv blocks, graph blocks."""
+
+    def __init__(self, in_chs: int | None, stage: Stage, drop_paths: list[float], svga_form: SvgaForm) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = nn.Identity() if in_chs is None else ConvNorm(in_chs, stage.width, 3, stride=2)
+        expansion, kernel = stage.conv_expansion or 1, stage.conv_kernel or 1
+        blocks: list[nn.Module] = [
+            MBConv(stage.width, expansion, kernel, stage.activation, rate) for rate in drop_paths[: stage.conv_depth]
+        ]
+        blocks += [GraphBlock(stage, rate, svga_form) for rate in drop_paths[stage.conv_depth :]]
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing:
+            return cast(Tensor, checkpoint_seq(self.blocks, x))
+        return cast(Tensor, self.blocks(x))
+
+
+class MobileViG(nn.Module):
+    """A MobileViG-like network.
+
+    In training with `set_distilled_training(True)` the forward pass returns both heads' logits; otherwise their mean.
+
+    Args:
+        architecture: what to build; kept as `.architecture`.
+        num_classes: size of the logits; 0 for none.
+        in_chans: channels of the image.
+        distillation: whether there is a second classifier, for a teacher's labels.
+        drop_rate: dropout before the classifiers.
+        drop_path_rate: stochastic depth of the last block; earlier blocks take their linear share.
+        global_pool: `avg`, or '' to leave the map unpooled.
+        svga_form: how SVGA is computed; `graph.svga_loop` gives the reference code's operations.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        *,
+        distillation: bool = True,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        global_pool: str = "avg",
+        svga_form: SvgaForm = svga,
+    ) -> None:
+        super().__init__()
+        stages = architecture.stages
+        self.architecture = architecture
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.distilled_training = False
+        self.num_features = stages[-1].width
+        self.head_hidden_size = architecture.head_width
+
+        self.stem = Stem(in_chans, stages[0].width, stages[0].activation)
+        depths = [stage.conv_depth + stage.graph_depth for stage in stages]
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+        parts: list[nn.Module] = []
+        self.feature_info: list[dict[str, Any]] = []
+        for place, stage in enumerate(stages):
+            first = sum(depths[:place])
+            in_chs = stages[place - 1].width if place else None
+            parts.append(NetworkStage(in_chs, stage, rates[first : first + depths[place]], svga_form))
+            info = {"num_chs": stage.width, "reduction": 4 * 2**place, "module": f"stages.{place}"}
+            self.feature_info.append(info)
+        self.stages = nn.Sequential(*parts)
+
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        self.head_conv = ConvNorm(stages[-1].width, architecture.head_width)
+        self.head_act = activation(stages[-1].activation)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = self._classifier()
+        self.head_dist = self._classifier() if distillation else None
+        self.apply(_init_weights)
+
+    def _classifier(self) -> nn.Module:
+        return nn.Conv2d(self.head_hidden_size, self.num_classes, 1) if self.num_classes else nn.Identity()
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay leaves alone."""
+        return {name for name, _ in self.named_parameters() if name.endswith("layer_scale")}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning-rate decay, as timm has them."""
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.blocks\.(\d+)", None)]}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        for stage in self.stages:
+            cast(NetworkStage, stage).grad_checkpointing = enable
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """In training, return (logits, distillation logits) rather than their mean."""
+        self.distilled_training = enable
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
+        """The classifier, or both."""
+        return self.head if self.head_dist is None else (self.head, self.head_dist)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """New classifiers for `num_classes`; 0 leaves none."""
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        place = self.head_conv.conv.weight
+        self.head = self._classifier().to(place)
+        if self.head_dist is not None:
+            self.head_dist = self._classifier().to(place)
+        for part in (self.head, self.head_dist):
+            if part is not None:
+                part.apply(_init_weights)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Last stage's map, (B, num_features, R / 32, R / 32)."""
+        return cast(Tensor, self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits of a last-stage map, or with `pre_logits` the (B, head_width) features before the classifiers."""
+        x = self.head_drop(self.head_act(self.head_conv(self.global_pool(x))))
+        if pre_logits or not self.num_classes:
+            return self._flat(x)
+        logits = self.head(x)
+        if self.head_dist is None:
+            return self._flat(logits)
+        distilled = self.head_dist(x)
+        if self.training and self.distilled_training:
+            return self._flat(logits), self._flat(distilled)
+        return self._flat((logits + distilled) * 0.5)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if self.global_pool.pool_type else x
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(  # noqa: PLR0917 - timm's signature
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,  # noqa: ARG002 - timm's signature; there is no last norm
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Stage maps chosen by `indices`, with the last map unless `intermediates_only`; as timm models do."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"`output_fmt` must be 'NCHW', got {output_fmt!r}.")
+        take, last = feature_take_indices(STAGES, indices)
+        x = self.stem(x)
+        maps = []
+        for place, stage in enumerate(self.stages):
+            if stop_early and place > last:
+                break
+            x = stage(x)
+            if place in take:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,  # noqa: ARG002 - timm's signature
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop the stages after the last one of `indices`, and the classifiers."""
+        take, last = feature_take_indices(STAGES, indices)
+        self.stages = self.stages[: last + 1]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return cast(list[int], take)
+
+
+@torch.no_grad()
+def folded(network: MobileViG) -> MobileViG:
+    """A copy for inference: batch norms and layer scales folded into convolutions, both classifiers averaged into one.
+
+    Outputs equal the original's in evaluation mode to rounding; the copy is what `export` converts.
+    """
+    copied = copy.deepcopy(network).eval()
+    for module in list(copied.modules()):
+        if isinstance(module, (Stem, MBConv, GraphBlock)) or (
+            isinstance(module, ConvNorm) and isinstance(module.bn, nn.BatchNorm2d)
+        ):
+            module.fold()
+    if copied.head_dist is not None:
+        if copied.num_classes:
+            for ours, other in zip(copied.head.parameters(), copied.head_dist.parameters(), strict=True):
+                ours.copy_((ours.double() + other.double()) / 2)
+        copied.head_dist = None
+    return copied
+
+
+def build(architecture: Architecture, num_classes: int = 1000, **options: Any) -> MobileViG:
+    """A MobileViG of this architecture with fresh weights; `options` as in `MobileViG`."""
+    return MobileViG(architecture, num_classes, **options)
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
