@@ -28,8 +28,25 @@ def of(architecture: Architecture, form: Form = "built", num_classes: int = 1000
         form: which form of the network, see the module.
         num_classes: outputs of the classifier.
     """
+    kernels: list[Kernel] = []
+    for section in sections(architecture, form, num_classes):
+        kernels += section.kernels
+    return tuple(kernels)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stretch of a network's kernel list: `stem`, `stage1` to `stage4`, `head`."""
+
+    name: str
+    kernels: tuple[Kernel, ...]
+
+
+def sections(architecture: Architecture, form: Form = "built", num_classes: int = 1000) -> tuple[Section, ...]:
+    """`of`, cut where the network's parts begin; arguments as there."""
     network = KernelBuilder((1, IMAGE_CHANNELS, architecture.resolution, architecture.resolution), form)
     x = network.stem(architecture.stages[0])
+    ends = {"stem": len(network.kernels)}
     for place, stage in enumerate(architecture.stages):
         if place:
             x = network.conv(x, stage.width, 3, stride=2)
@@ -37,8 +54,14 @@ def of(architecture: Architecture, form: Form = "built", num_classes: int = 1000
             x = network.mbconv(x, stage)
         for _ in range(stage.graph_depth):
             x = network.graph_block(x, stage)
+        ends[f"stage{place + 1}"] = len(network.kernels)
     network.head(x, architecture.head_width, num_classes, architecture.stages[-1].activation)
-    return tuple(network.kernels)
+    ends["head"] = len(network.kernels)
+    starts = (0, *ends.values())
+    return tuple(
+        Section(name, tuple(network.kernels[start:end]))
+        for (name, end), start in zip(ends.items(), starts, strict=False)
+    )
 
 
 @dataclass
@@ -86,10 +109,17 @@ class KernelBuilder:
 
     def graph_block(self, x: int, stage: Stage) -> int:
         """One grapher and its feed-forward network."""
+        return self.ffn(self.grapher(x, stage), stage)
+
+    def grapher(self, x: int, stage: Stage) -> int:
+        """Links, graph convolution and the residual around them."""
         nodes = self.conv(x, stage.width)
         links = self._knn(nodes) if stage.graph_operator == "knn" else self._svga(nodes, stage.graph_step or 1)
         mixed = self._graph_conv(nodes, links, stage.width, stage.graph_groups or 1)
-        x = self._binary("add", x, self.conv(self.activation(mixed, stage.activation), stage.width))
+        return self._binary("add", x, self.conv(self.activation(mixed, stage.activation), stage.width))
+
+    def ffn(self, x: int, stage: Stage) -> int:
+        """The feed-forward network after a grapher."""
         hidden = self.activation(self.conv(x, stage.width * (stage.ffn_expansion or 1)), stage.activation)
         return self._binary("add", x, self.conv(hidden, stage.width))
 

@@ -1,0 +1,48 @@
+"""Tables for people, JSON for machines."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+def print_json(values: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(values, indent=2))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], footer: bool = False) -> None:
+    """A table on standard output, first column left, the others right; with `footer` the last row is a total."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", overflow="fold")
+    for place, row in enumerate(rows):
+        if footer and place == len(rows) - 1:
+            table.add_section()
+        table.add_row(*row)
+    # Piped output has no width of its own; columns must not be cut for that.
+    console = Console()
+    Console(width=console.width if console.is_terminal else 160).print(table)
+
+
+def count(value: float) -> str:
+    """`5.27 M`, `662.1 M`, `1.53 G`."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.2f} {unit}" if value < 100 * scale else f"{value / scale:.1f} {unit}"
+    return f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    """`10.5 MB`, in powers of 1,000."""
+    return f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
+
+
+def interval(low_ms: float, high_ms: float) -> str:
+    """`0.91-1.12`."""
+    return f"{low_ms:.2f}-{high_ms:.2f}"

@@ -1,0 +1,87 @@
+"""`mvig-nas describe`: where an architecture's parameters, MACs and milliseconds go."""
+
+from typing import Any
+
+import click
+
+from mvig_nas.cli._options import device_option, json_option
+
+
+@click.command()
+@click.argument("architecture", metavar="ARCH")
+@device_option()
+@json_option()
+def describe(architecture: str, device: str, as_json: bool) -> None:
+    """Show an architecture stage by stage: a preset (mobilevig_ti, _s, _m, _b), or JSON such as a run's winner.json."""
+    from mvig_nas import kernels
+    from mvig_nas.cli._inputs import load_architecture, load_latency
+    from mvig_nas.cli._output import count, interval, print_json, print_table, size
+    from mvig_nas.latency import published
+
+    network = load_architecture(architecture)
+    latency = load_latency(device)
+    low_ms, high_ms = (float(bound[0]) for bound in latency.interval_ms([network], 0.8))
+    predicted_ms = float(latency.predict_ms([network])[0])
+    totals = kernels.totals(kernels.of(network))
+    exported = kernels.totals(kernels.of(network, "exported"))
+    parts = latency.by_stage(network)
+    causes = latency.by_kind(network)
+    measured = published.of_architecture(network, latency.predictor.device)
+    values: dict[str, Any] = {
+        "architecture": network.to_dict(),
+        "fingerprint": network.fingerprint,
+        "device": device,
+        "latency_ms": predicted_ms,
+        "latency_interval_ms": [low_ms, high_ms],
+        "parameters": totals.parameters,
+        "macs": totals.macs,
+        "weight_bytes": exported.weight_bytes,
+        "peak_activation_bytes": exported.peak_activation_bytes,
+        "stages": [part.to_dict() for part in parts],
+        "milliseconds_by_kind": causes,
+        "published": [row.to_dict() for row in measured],
+    }
+    if measured:
+        reference = latency.with_form("reference")
+        values["reference_code_latency_ms"] = float(reference.predict_ms([network])[0])
+        values["reference_code_latency_interval_ms"] = [
+            float(bound[0]) for bound in reference.interval_ms([network], 0.8)
+        ]
+    if as_json:
+        print_json(values)
+        return
+    rows = [
+        [part.name, part.shape, str(part.kernels), count(part.parameters), count(part.macs), f"{part.latency_ms:.3f}"]
+        for part in parts
+    ]
+    rows.append(
+        [
+            "total",
+            "",
+            str(sum(p.kernels for p in parts)),
+            count(totals.parameters),
+            count(totals.macs),
+            f"{predicted_ms:.3f}",
+        ]
+    )
+    print_table(
+        f"{architecture} ({network.fingerprint}) at {network.resolution} px, predicted for {device}",
+        ["stage", "output", "kernels", "parameters", "MACs", "ms"],
+        rows,
+        footer=True,
+    )
+    print_table(
+        "Where the milliseconds go",
+        ["operations", "ms", "share"],
+        [[kind, f"{value:.3f}", f"{value / predicted_ms:.0%}"] for kind, value in causes.items()],
+    )
+    click.echo(
+        f"Predicted {predicted_ms:.3f} ms on {device}, 80 % interval {interval(low_ms, high_ms)} ms; fp16 weights "
+        f"{size(exported.weight_bytes)}, peak activations {size(exported.peak_activation_bytes)}."
+    )
+    for row in measured:
+        low, high = values["reference_code_latency_interval_ms"]
+        click.echo(
+            f"Published {row.latency_ms:g} ms on {row.device} by {row.reported_by}, for the authors' code, which rolls "
+            f"once a link: predicted {values['reference_code_latency_ms']:.3f} ms ({interval(low, high)})."
+        )

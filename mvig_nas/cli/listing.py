@@ -1,0 +1,70 @@
+"""`mvig-nas spaces` and `mvig-nas devices`: what ships, and how good it is."""
+
+from typing import Any
+
+import click
+
+from mvig_nas.cli._options import device_option, json_option
+
+
+@click.command()
+@device_option()
+@json_option()
+def spaces(device: str, as_json: bool) -> None:
+    """List the search spaces, with the latency of their ends on a device."""
+    from mvig_nas import kernels, shipped
+    from mvig_nas.cli._inputs import load_latency, load_space
+    from mvig_nas.cli._output import count, print_json, print_table
+
+    latency = load_latency(device)
+    found: list[dict[str, Any]] = []
+    for name in shipped.space_names():
+        space = load_space(name)
+        ends = [space.smallest, space.largest]
+        low_ms, high_ms = latency.predict_ms(ends).tolist()
+        totals = [kernels.totals(kernels.of(end)) for end in ends]
+        found.append(
+            {
+                "name": name,
+                "description": space.description,
+                "architectures": space.size,
+                "device": device,
+                "latency_ms": [low_ms, high_ms],
+                "parameters": [total.parameters for total in totals],
+                "file": str(shipped.space_path(name)),
+            }
+        )
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [
+            each["name"],
+            f"{each['architectures']:.1e}",
+            " to ".join(count(value) for value in each["parameters"]),
+            " to ".join(f"{value:.2f}" for value in each["latency_ms"]),
+            each["description"],
+        ]
+        for each in found
+    ]
+    print_table(
+        f"Search spaces, from smallest to largest architecture ({device})",
+        ["space", "architectures", "parameters", "predicted ms", "what it holds"],
+        rows,
+    )
+    click.echo("Next: mvig-nas search --space NAME --latency-budget 1.0ms")
+
+
+@click.command()
+@json_option()
+def devices(as_json: bool) -> None:
+    """List the phones with a latency predictor, and how far each can be trusted."""
+    from mvig_nas import shipped
+    from mvig_nas.cli._output import print_json, print_table
+    from mvig_nas.latency import LatencyPredictor
+
+    cards = [LatencyPredictor.load(shipped.predictor_folder(name)).card for name in shipped.device_names()]
+    if as_json:
+        print_json(cards)
+        return
+    print_table("", [], [])

@@ -1,0 +1,241 @@
+"""`mvig-nas search`: the best-scoring architecture inside a budget."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mvig_nas.cli._options import BYTES, COUNT, DURATION, device_option, json_option, seed_option, space_option
+
+if TYPE_CHECKING:
+    from mvig_nas.latency import ArchitectureLatency
+    from mvig_nas.study import Progress, Study
+
+_RUNS = Path("results/runs")
+
+
+@click.command()
+@click.option(
+    "--latency-budget", "latency_ms", type=DURATION, metavar="DURATION", help="At most this long, e.g. 1.0ms or 900us."
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    help="Hold the upper bound of the latency interval against the budget, e.g. 0.9.",
+)
+@click.option("--max-params", "parameters", type=COUNT, metavar="COUNT", help="At most so many parameters, e.g. 6M.")
+@click.option(
+    "--max-macs", "macs", type=COUNT, metavar="COUNT", help="At most so many multiply-accumulates, e.g. 700M."
+)
+@click.option(
+    "--max-memory", "memory_bytes", type=BYTES, metavar="SIZE", help="At most so much activation memory, e.g. 2MB."
+)
+@click.option("--max-weights", "weight_bytes", type=BYTES, metavar="SIZE", help="At most so large weights, e.g. 10MB.")
+@click.option("--front", is_flag=True, help="Trace the whole score/latency front instead of one winner.")
+@device_option()
+@space_option()
+@click.option("--score", default=None, metavar="NAME", help="What to maximise.  [default: see docs/scores.md]")
+@click.option("--sampler", default="auto", show_default=True, metavar="NAME", help="How to propose architectures.")
+@click.option("--evaluations", type=click.IntRange(1), default=200, show_default=True, help="Scores to compute.")
+@seed_option()
+@click.option("--time-limit", type=DURATION, metavar="DURATION", help="Begin no score after so long, e.g. 60s.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one in results/runs]"
+)
+@click.option("--resume", is_flag=True, help="Go on with the search in --out; options not given are taken from it.")
+@json_option()
+@click.pass_context
+def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool, **options: Any) -> None:
+    """Search for the best network inside a latency budget.
+
+    The score is a training-free proxy: it orders networks, it is no accuracy.
+    """
+    from mvig_nas import scores, shipped
+    from mvig_nas.budget import Budget
+    from mvig_nas.cli._inputs import load_latency
+    from mvig_nas.report import write_report
+    from mvig_nas.search_space import SearchSpace
+    from mvig_nas.study import search as run_search
+
+    space: SearchSpace | None = None
+    if resume:
+        space = _take_from_study(ctx, out, options)
+    limits = {name: options[name] for name in ("latency_ms", "parameters", "macs", "memory_bytes", "weight_bytes")}
+    if not options["front"] and all(limit is None for limit in limits.values()):
+        raise click.UsageError("Give a budget, e.g. --latency-budget 1.0ms, or --front.")
+    if space is None:
+        space = SearchSpace.from_toml(shipped.space_path(options["space"]))
+    budget = Budget(**limits, confidence=options["confidence"])
+    latency = load_latency(options["device"])
+    score = scores.load(options["score"] or scores.DEFAULT, seed=options["seed"])
+    folder = out or _new_folder(space.name, options)
+    began = time.monotonic()
+    try:
+        with _progress(hidden=as_json) as show:
+            study = run_search(
+                space,
+                score,
+                latency,
+                budget,
+                evaluations=options["evaluations"],
+                sampler=options["sampler"],
+                seed=options["seed"],
+                front=options["front"],
+                folder=folder,
+                resume=resume,
+                time_limit_s=None if options["time_limit"] is None else options["time_limit"] / 1e3,
+                labels={"device": options["device"]},
+                on_candidate=show,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; every scored candidate is saved. To go on: {_resume_command(folder)}", err=True)
+        sys.exit(130)
+    seconds = time.monotonic() - began
+    files = write_report(study, latency, folder, command=_command(), seconds=seconds)
+    _print(study, latency, folder, files, seconds, as_json=as_json)
+
+
+def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, Any]) -> Any:
+    """Options that were not given take the run's values; returns the run's space unless another was asked for."""
+    from mvig_nas.study import Study
+
+    if out is None:
+        raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
+    settings = Study.load(out).settings
+    saved = {
+        **settings.budget.to_dict(),
+        "front": settings.front,
+        "device": settings.labels.get("device", options["device"]),
+        "score": settings.score,
+        "sampler": settings.sampler,
+        "evaluations": settings.evaluations,
+        "seed": settings.seed,
+    }
+    for name, value in saved.items():
+        if not _is_given(ctx, name):
+            options[name] = value
+    return None if _is_given(ctx, "space") else settings.space
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+
+
+def _new_folder(space: str, options: dict[str, Any]) -> Path:
+    target = f"{options['latency_ms']:g}ms" if options["latency_ms"] else "front" if options["front"] else "budget"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{space}-{target}-seed{options['seed']}"
+    folder = _RUNS / stem
+    place = 2
+    while folder.exists():
+        folder = _RUNS / f"{stem}-{place}"
+        place += 1
+    return folder
+
+
+def _command() -> str:
+    return " ".join(["mvig-nas", *sys.argv[1:]])
+
+
+def _resume_command(folder: Path) -> str:
+    return f"mvig-nas search --resume --out {folder}"
+
+
+class _progress:  # noqa: N801 - used as `with _progress(...)`
+    """A bar with rate, time left and the best so far; nothing where output is for machines."""
+
+    def __init__(self, hidden: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("scoring"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[best]}"),
+            console=console,
+            disable=hidden or not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, rate="", best="")
+        self._began = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> "Callable[[Progress], None]":
+        self._progress.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _show(self, state: "Progress") -> None:
+        if self._first is None:
+            self._first = state.judged - 1
+        rate = (state.judged - self._first) / max(time.monotonic() - self._began, 1e-3)
+        best = "" if state.best is None else f"best {state.best.score:.3f} at {state.best.latency_ms:.3f} ms"
+        self._progress.update(
+            self._task,
+            completed=state.evaluated,
+            total=state.evaluations,
+            rate=f"{state.judged} judged, {rate:.0f}/s",
+            best=best,
+        )
+
+
+def _print(
+    study: "Study",
+    latency: "ArchitectureLatency",
+    folder: Path,
+    files: dict[str, Path],
+    seconds: float,
+    *,
+    as_json: bool,
+) -> None:
+    from mvig_nas.cli._output import count, interval, print_json, print_table
+    from mvig_nas.report import preset_rows
+
+    winner = study.winner
+    presets = preset_rows(study, latency)
+    if as_json:
+        print_json(
+            {
+                "winner": None if winner is None else winner.to_dict(),
+                "presets": presets,
+                "judged": study.judged,
+                "evaluated": study.evaluated,
+                "seconds": seconds,
+                "ended": study.ended,
+                "folder": str(folder),
+                "files": {name: str(path) for name, path in files.items()},
+            }
+        )
+        return
+    click.echo(
+        f"{study.judged} architectures judged by predicted latency, {study.evaluated} scored by {study.settings.score} "
+        f"with {study.settings.sampler} in {seconds:.1f} s."
+    )
+    if winner is None or winner.interval_ms is None or winner.totals is None:
+        click.echo("No architecture inside the budget could be scored; see candidates.jsonl for the reasons.")
+        return
+    row = ["winner", f"{winner.score:.3f}", f"{winner.latency_ms:.3f}", interval(*winner.interval_ms)]
+    rows = [[*row, count(winner.totals.parameters), count(winner.totals.macs), winner.fingerprint]]
+    for preset in presets:
+        score = "over the budget" if preset["score"] is None else f"{preset['score']:.3f}"
+        cells = [preset["name"], score, f"{preset['latency_ms']:.3f}", interval(*preset["interval_ms"])]
+        rows.append([*cells, count(preset["parameters"]), count(preset["macs"]), preset["fingerprint"]])
+    print_table(
+        f"Predicted for {study.settings.labels['device']}",
+        ["architecture", f"score ({study.settings.score})", "ms", "80 % interval", "parameters", "MACs", "fingerprint"],
+        rows,
+    )
+    if study.settings.front:
+        click.echo(f"{len(study.front)} architectures on the front: {files['front']}")
+    click.echo("The score is a training-free proxy, not an accuracy; the latency is a prediction, not a measurement.")
+    click.echo(f"Report: {files['report']}")
+    click.echo(f"Next: mvig-nas describe {files['winner']}")
+    click.echo(f"      mvig-nas export {files['winner']}")

@@ -1,0 +1,144 @@
+"""Files of a run folder: winner.json, front.csv, run.toml, two plots, report.html."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvig_nas import __version__, kernels
+from mvig_nas.architecture import PRESETS
+from mvig_nas.files import save
+from mvig_nas.report._html import page
+from mvig_nas.report._plots import best_so_far_png, score_latency_png
+
+if TYPE_CHECKING:
+    from mvig_nas.engine import Candidate, Latency
+    from mvig_nas.study import Study
+
+SCHEMA = 1
+_PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "optuna")
+
+
+def preset_rows(study: "Study", latency: "Latency") -> list[dict[str, Any]]:
+    """The published networks beside a study: predicted latency, and the score where the study has one."""
+    architectures = list(PRESETS.values())
+    latencies_ms = latency.predict_ms(architectures).tolist()
+    low, high = latency.interval_ms(architectures, 0.8)
+    scored = {candidate.fingerprint: candidate.score for candidate in study.candidates}
+    rows = []
+    for place, (name, architecture) in enumerate(PRESETS.items()):
+        totals = kernels.totals(kernels.of(architecture))
+        rows.append(
+            {
+                "name": name,
+                "fingerprint": architecture.fingerprint,
+                "latency_ms": latencies_ms[place],
+                "interval_ms": [float(low[place]), float(high[place])],
+                "score": scored.get(architecture.fingerprint),
+                "parameters": totals.parameters,
+                "macs": totals.macs,
+            }
+        )
+    return rows
+
+
+def write_report(study: "Study", latency: "Latency", folder: Path, *, command: str, seconds: float) -> dict[str, Path]:
+    """Write the run's files into its folder; returns them by name.
+
+    Raises:
+        MvigNasError: the folder cannot be written.
+    """
+    presets = preset_rows(study, latency)
+    plots = {
+        "score_latency": score_latency_png(study, presets),
+        "best_so_far": best_so_far_png(study),
+    }
+    files: dict[str, Path] = {"study": folder / "study.journal", "candidates": folder / "candidates.jsonl"}
+    contents: dict[str, tuple[str, str | bytes]] = {
+        "run": ("run.toml", _run_toml(study, command, seconds)),
+        "front": ("front.csv", _front_csv(study)),
+        "score_latency": ("score_latency.png", plots["score_latency"]),
+        "best_so_far": ("best_so_far.png", plots["best_so_far"]),
+        "report": ("report.html", page(study, presets, plots, command, seconds)),
+    }
+    if study.winner is not None:
+        contents["winner"] = ("winner.json", json.dumps(winner_values(study, study.winner), indent=2) + "\n")
+    for name, (file_name, content) in contents.items():
+        files[name] = folder / file_name
+        save(files[name], content)
+    return files
+
+
+def winner_values(study: "Study", winner: "Candidate") -> dict[str, Any]:
+    """What winner.json holds: the architecture, and what was predicted of it by what."""
+    settings = study.settings
+    return {
+        "schema": SCHEMA,
+        "fingerprint": winner.fingerprint,
+        "architecture": winner.architecture.to_dict(),
+        "device": settings.labels.get("device"),
+        "latency_ms": winner.latency_ms,
+        "latency_interval_ms": winner.interval_ms,
+        "latency_is": "predicted",
+        "score": winner.score,
+        "score_name": settings.score,
+        "budget": settings.budget.to_dict(),
+        "seed": settings.seed,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {"mvig-nas": __version__} | {name: version(name) for name in _PACKAGES}
+
+
+def _front_csv(study: "Study") -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["fingerprint", "score", "latency_ms", "low_ms", "high_ms", "parameters", "macs", "architecture"])
+    for candidate in study.front:
+        low, high = candidate.interval_ms or (None, None)
+        totals = candidate.totals
+        cells = [candidate.fingerprint, candidate.score, candidate.latency_ms, low, high]
+        cells += [None, None] if totals is None else [totals.parameters, totals.macs]
+        rows.writerow([*cells, candidate.architecture.to_json()])
+    return text.getvalue()
+
+
+def _run_toml(study: "Study", command: str, seconds: float) -> str:
+    settings = study.settings
+    values: dict[str, Any] = {
+        "schema": SCHEMA,
+        "command": command,
+        "space": settings.space.name,
+        "score": settings.score,
+        "sampler": settings.sampler,
+        "seed": settings.seed,
+        "evaluations": settings.evaluations,
+        "front": settings.front,
+        "judged": study.judged,
+        "evaluated": study.evaluated,
+        "seconds": round(seconds, 3),
+        "ended": study.ended or "interrupted",
+    }
+    tables: dict[str, Mapping[str, Any]] = {
+        "budget": {name: value for name, value in settings.budget.to_dict().items() if value is not None},
+        "labels": settings.labels,
+        "versions": _versions(),
+    }
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+# The standard library reads TOML but does not write it; JSON's strings, numbers and booleans are TOML's too.
+def _toml(value: str | float | bool) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _key(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() else json.dumps(key)
