@@ -18,9 +18,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    click.echo(f"{title}\n")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+        table.add_column(column, justify="right" if place else "left", no_wrap=place == 0, overflow="fold")
     for place, row in enumerate(rows):
         if footer and place == len(rows) - 1:
             table.add_section()
@@ -28,6 +29,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     # Piped output has no width of its own; columns must not be cut for that.
     console = Console()
     Console(width=console.width if console.is_terminal else 160).print(table)
+    click.echo()
 
 
 def count(value: float) -> str:

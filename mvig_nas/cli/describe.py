@@ -16,7 +16,7 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
     from mvig_nas import kernels
     from mvig_nas.cli._inputs import load_architecture, load_latency
     from mvig_nas.cli._output import count, interval, print_json, print_table, size
-    from mvig_nas.latency import published
+    from mvig_nas.cli._published import published_latencies
 
     network = load_architecture(architecture)
     latency = load_latency(device)
@@ -26,7 +26,7 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
     exported = kernels.totals(kernels.of(network, "exported"))
     parts = latency.by_stage(network)
     causes = latency.by_kind(network)
-    measured = published.of_architecture(network, latency.predictor.device)
+    measured = published_latencies(network, latency.predictor.device)
     values: dict[str, Any] = {
         "architecture": network.to_dict(),
         "fingerprint": network.fingerprint,

@@ -11,7 +11,6 @@ import click
 from mvig_nas.cli._options import BYTES, COUNT, DURATION, device_option, json_option, seed_option, space_option
 
 if TYPE_CHECKING:
-    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.study import Progress, Study
 
 _RUNS = Path("results/runs")
@@ -56,7 +55,7 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     from mvig_nas import scores, shipped
     from mvig_nas.budget import Budget
     from mvig_nas.cli._inputs import load_latency
-    from mvig_nas.report import write_report
+    from mvig_nas.report import preset_rows, write_report
     from mvig_nas.search_space import SearchSpace
     from mvig_nas.study import search as run_search
 
@@ -94,8 +93,9 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
         click.echo(f"\ninterrupted; every scored candidate is saved. To go on: {_resume_command(folder)}", err=True)
         sys.exit(130)
     seconds = time.monotonic() - began
-    files = write_report(study, latency, folder, command=_command(), seconds=seconds)
-    _print(study, latency, folder, files, seconds, as_json=as_json)
+    presets = preset_rows(study, latency, score)
+    files = write_report(study, presets, folder, command=_command(), seconds=seconds)
+    _print(study, presets, files, seconds, as_json=as_json)
 
 
 def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, Any]) -> Any:
@@ -188,19 +188,11 @@ class _progress:  # noqa: N801 - used as `with _progress(...)`
 
 
 def _print(
-    study: "Study",
-    latency: "ArchitectureLatency",
-    folder: Path,
-    files: dict[str, Path],
-    seconds: float,
-    *,
-    as_json: bool,
+    study: "Study", presets: list[dict[str, Any]], files: dict[str, Path], seconds: float, *, as_json: bool
 ) -> None:
     from mvig_nas.cli._output import count, interval, print_json, print_table
-    from mvig_nas.report import preset_rows
 
     winner = study.winner
-    presets = preset_rows(study, latency)
     if as_json:
         print_json(
             {
@@ -210,7 +202,7 @@ def _print(
                 "evaluated": study.evaluated,
                 "seconds": seconds,
                 "ended": study.ended,
-                "folder": str(folder),
+                "folder": str(study.folder),
                 "files": {name: str(path) for name, path in files.items()},
             }
         )
@@ -225,14 +217,16 @@ def _print(
     row = ["winner", f"{winner.score:.3f}", f"{winner.latency_ms:.3f}", interval(*winner.interval_ms)]
     rows = [[*row, count(winner.totals.parameters), count(winner.totals.macs), winner.fingerprint]]
     for preset in presets:
-        score = "over the budget" if preset["score"] is None else f"{preset['score']:.3f}"
-        cells = [preset["name"], score, f"{preset['latency_ms']:.3f}", interval(*preset["interval_ms"])]
+        name = preset["name"] if preset["is_within_budget"] else f"({preset['name']})"
+        cells = [name, f"{preset['score']:.3f}", f"{preset['latency_ms']:.3f}", interval(*preset["interval_ms"])]
         rows.append([*cells, count(preset["parameters"]), count(preset["macs"]), preset["fingerprint"]])
     print_table(
         f"Predicted for {study.settings.labels['device']}",
         ["architecture", f"score ({study.settings.score})", "ms", "80 % interval", "parameters", "MACs", "fingerprint"],
         rows,
     )
+    if not all(preset["is_within_budget"] for preset in presets):
+        click.echo("In brackets: not within the budget or the space, for comparison only.")
     if study.settings.front:
         click.echo(f"{len(study.front)} architectures on the front: {files['front']}")
     click.echo("The score is a training-free proxy, not an accuracy; the latency is a prediction, not a measurement.")

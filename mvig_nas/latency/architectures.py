@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from mvig_nas.architecture import Architecture, Stage
-from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, sections, totals
+from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, sections
 from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features
 from mvig_nas.latency.predictor import LatencyPredictor
 
@@ -142,7 +142,7 @@ class ArchitectureLatency:
     def by_stage(self, architecture: Architecture) -> list[StageCost]:
         """Costs of the stem, each stage and the head, and the fixed cost as `dispatch`; they sum to the prediction."""
         parts = sections(architecture, self.form)
-        built = {part.name: totals(part.kernels) for part in sections(architecture)}
+        built = {part.name: part.kernels for part in sections(architecture)}
         explanation = self.predictor.explain_ms([kernel for part in parts for kernel in part.kernels])
         costs = []
         start = 0
@@ -150,8 +150,9 @@ class ArchitectureLatency:
             end = start + len(part.kernels)
             latency_ms = float(explanation.kernels_ms[start:end].sum())
             shape = "×".join(map(str, part.kernels[-1].shape[1:]))
-            sums = built[part.name]
-            costs.append(StageCost(part.name, shape, end - start, sums.parameters, sums.macs, latency_ms))
+            parameters = sum(kernel.parameters for kernel in built[part.name])
+            macs = sum(kernel.macs for kernel in built[part.name])
+            costs.append(StageCost(part.name, shape, end - start, parameters, macs, latency_ms))
             start = end
         return [*costs, StageCost("dispatch", "", 0, 0, 0, explanation.fixed_ms)]
 

@@ -74,9 +74,9 @@ def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]]) -> str:
         cells += [f"{winner.interval_ms[0]:.2f}-{winner.interval_ms[1]:.2f}"]
         rows.append(("winner", [*cells, f"{winner.totals.parameters:,}", f"{winner.totals.macs:,}"]))
     for preset in presets:
-        score = "over the budget" if preset["score"] is None else f"{preset['score']:.4g}"
+        name = preset["name"] if preset["is_within_budget"] else f"{preset['name']} (not within the budget)"
         low, high = preset["interval_ms"]
-        cells = [preset["name"], score, f"{preset['latency_ms']:.3f}", f"{low:.2f}-{high:.2f}"]
+        cells = [name, f"{preset['score']:.4g}", f"{preset['latency_ms']:.3f}", f"{low:.2f}-{high:.2f}"]
         rows.append(("", [*cells, f"{preset['parameters']:,}", f"{preset['macs']:,}"]))
     return _table(["architecture", "score", "predicted ms", "80 % interval", "parameters", "MACs"], rows)
 

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INK, MUTED, ACCENT, BAND = "#1d2733", "#9fb0c3", "#d1495b", "#00798c"
 
 
-def score_latency_png(study: "Study", presets: Sequence[dict[str, Any]]) -> bytes:
+def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]]) -> bytes:
     """Score against predicted latency: every scored candidate, the front, the presets, the winner, the budget."""
     figure, axes = _axes(
         f"predicted latency on {study.settings.labels.get('device', 'device')} (ms)", f"score ({study.settings.score})"
@@ -25,18 +25,16 @@ def score_latency_png(study: "Study", presets: Sequence[dict[str, Any]]) -> byte
     axes.scatter([c.latency_ms for c in scored], [_score(c) for c in scored], s=14, color=MUTED, label="scored")
     front = study.front
     axes.step([c.latency_ms for c in front], [_score(c) for c in front], where="post", color=BAND, label="front")
-    known = [preset for preset in presets if preset["score"] is not None]
-    if known:
-        axes.scatter(
-            [p["latency_ms"] for p in known],
-            [p["score"] for p in known],
-            marker="s",
-            s=34,
-            color=INK,
-            label="published networks",
-            zorder=3,
-        )
-    for preset in known:
+    axes.scatter(
+        [preset["latency_ms"] for preset in presets],
+        [preset["score"] for preset in presets],
+        marker="s",
+        s=34,
+        color=INK,
+        label="published networks",
+        zorder=3,
+    )
+    for preset in presets:
         axes.annotate(
             preset["name"],
             (preset["latency_ms"], preset["score"]),

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,29 +15,32 @@ from mvig_nas.report._html import page
 from mvig_nas.report._plots import best_so_far_png, score_latency_png
 
 if TYPE_CHECKING:
-    from mvig_nas.engine import Candidate, Latency
+    from mvig_nas.engine import Candidate, Latency, Score
     from mvig_nas.study import Study
 
 SCHEMA = 1
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "optuna")
 
 
-def preset_rows(study: "Study", latency: "Latency") -> list[dict[str, Any]]:
-    """The published networks beside a study: predicted latency, and the score where the study has one."""
+def preset_rows(study: "Study", latency: "Latency", score: "Score") -> list[dict[str, Any]]:
+    """The published networks beside a study, those over its budget too: predicted latency, costs, score."""
     architectures = list(PRESETS.values())
     latencies_ms = latency.predict_ms(architectures).tolist()
     low, high = latency.interval_ms(architectures, 0.8)
-    scored = {candidate.fingerprint: candidate.score for candidate in study.candidates}
+    scored = {candidate.architecture: candidate for candidate in study.candidates}
     rows = []
     for place, (name, architecture) in enumerate(PRESETS.items()):
         totals = kernels.totals(kernels.of(architecture))
+        candidate = scored.get(architecture)
+        value = None if candidate is None else candidate.score
         rows.append(
             {
                 "name": name,
                 "fingerprint": architecture.fingerprint,
                 "latency_ms": latencies_ms[place],
                 "interval_ms": [float(low[place]), float(high[place])],
-                "score": scored.get(architecture.fingerprint),
+                "score": score(architecture) if value is None else value,
+                "is_within_budget": value is not None,
                 "parameters": totals.parameters,
                 "macs": totals.macs,
             }
@@ -45,13 +48,14 @@ def preset_rows(study: "Study", latency: "Latency") -> list[dict[str, Any]]:
     return rows
 
 
-def write_report(study: "Study", latency: "Latency", folder: Path, *, command: str, seconds: float) -> dict[str, Path]:
-    """Write the run's files into its folder; returns them by name.
+def write_report(
+    study: "Study", presets: Sequence[Mapping[str, Any]], folder: Path, *, command: str, seconds: float
+) -> dict[str, Path]:
+    """Write the run's files into its folder; returns them by name. `presets` are `preset_rows`.
 
     Raises:
         MvigNasError: the folder cannot be written.
     """
-    presets = preset_rows(study, latency)
     plots = {
         "score_latency": score_latency_png(study, presets),
         "best_so_far": best_so_far_png(study),

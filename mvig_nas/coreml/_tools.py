@@ -1,0 +1,53 @@
+"""coremltools, imported and run without its log lines, progress bars and known warnings."""
+
+import io
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+from mvig_nas.errors import MvigNasError
+
+# Of coremltools 9 itself: its own deprecated registry, and temporary folders that it leaves to the garbage collector.
+_KNOWN_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    (DeprecationWarning, "Function _TORCH_OPS_REGISTRY"),
+    (ResourceWarning, "Implicitly cleaning up <TemporaryDirectory"),
+)
+
+
+def load() -> Any:
+    """The coremltools module.
+
+    Raises:
+        MvigNasError: it is not installed.
+    """
+    try:
+        with quiet():
+            import coremltools
+    except ImportError as error:
+        raise MvigNasError(
+            f"Core ML packages need coremltools, got {error}; run `pip install coremltools` (Linux or macOS)."
+        ) from error
+    return coremltools
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what coremltools writes to stderr (untested versions, progress bars) and its own known warnings."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            for category, message in _KNOWN_WARNINGS:
+                warnings.filterwarnings("ignore", message=message, category=category)
+            try:
+                yield
+            except Exception as error:
+                # else the error would keep those temporary folders, and their warning would come later
+                traceback.clear_frames(error.__traceback__)
+                raise
+    finally:
+        logger.setLevel(level)
