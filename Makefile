@@ -8,7 +8,7 @@ WORKERS ?= 2
 .DELETE_ON_ERROR:
 
 search: $(READY)
-	$(BIN)/mvig-nas search --latency-budget 1.0ms --overwrite
+	$(BIN)/mvig-nas search --latency-budget 1.0ms
 
 test: $(READY) check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -77,8 +77,8 @@ class BlockFeatures:
             x = network.add("add", (1, key.channels, key.size, key.size), (x, x))
         first = len(network.kernels)
         key.grow(network, x)
-        rows: FloatArray = kernel_features(network.kernels)[first:]
-        return rows.sum(axis=0)
+        summed: FloatArray = kernel_features(network.kernels)[first:].sum(axis=0)
+        return summed
 
 
 class _Block(NamedTuple):

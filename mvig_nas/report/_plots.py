@@ -51,7 +51,7 @@ def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]]) -> b
             axes.hlines(winner.score, low, high, color=ACCENT, linewidth=1.2, label="its 80 % interval")
     if study.settings.budget.latency_ms is not None:
         axes.axvline(study.settings.budget.latency_ms, color=INK, linestyle=":", linewidth=1, label="budget")
-    axes.legend(fontsize=8, frameon=False, loc="best")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
     return _png(figure)
 
 

@@ -1,0 +1,88 @@
+"""Imports point one way, and light modules stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mvig_nas
+
+PACKAGE = Path(mvig_nas.__file__).parent
+
+# A module may import those above it, and what it is made of.
+ORDER = (
+    "errors",
+    "files",
+    "architecture",
+    "search_space",
+    "kernels",
+    "latency",
+    "network",
+    "scores",
+    "budget",
+    "engine",
+    "surrogate",
+    "evolution",
+    "optuna_engine",
+    "study",
+    "coreml",
+    "report",
+    "shipped",
+    "cli",
+)
+HEAVY = ("torch", "timm", "optuna", "coremltools", "ray", "sklearn", "scipy", "matplotlib", "numpy", "rich")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "__init__.py")
+
+
+def top(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mvig_nas":
+            parts = node.module.split(".")
+            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mvig_nas.")}
+    return names - {"__version__"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    own = ORDER.index(top(path))
+    wrong = {name for name in imported(path) if ORDER.index(name) > own}
+    assert not wrong, f"{path.relative_to(PACKAGE)} imports {wrong}, which stand below it"
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import mvig_nas.cli", ()),
+        ("import mvig_nas.search_space", ()),
+        ("import mvig_nas.kernels; mvig_nas.kernels.of", ()),
+        ("import mvig_nas.latency", ("numpy", "scipy", "sklearn")),
+        ("import mvig_nas.study", ("numpy",)),
+        ("import mvig_nas.scores", ()),
+        ("import mvig_nas.coreml", ("numpy", "torch", "timm")),
+    ],
+)
+def test_light_modules_load_nothing_heavy(statement: str, allowed: tuple[str, ...]) -> None:
+    program = f"{statement}\nimport sys; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert set(printed.split()) <= set(allowed)
+
+
+def test_no_module_is_long() -> None:
+    long = {
+        str(path.relative_to(PACKAGE)): lines
+        for path in modules()
+        if (lines := len(path.read_text().splitlines())) > 620
+    }
+    assert not long

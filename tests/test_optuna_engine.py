@@ -1,0 +1,57 @@
+"""Optuna's samplers keep the engine contract, and the study on disk is Optuna's."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from tests.engine_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, no_costs
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from mvig_nas.study import FEASIBLE, INFEASIBLE, search
+
+
+class TestTpe(EngineContract):
+    sampler = "tpe"
+
+
+class TestNsga2(EngineContract):
+    sampler = "nsga2"
+
+
+class TestGp(EngineContract):
+    sampler = "gp"
+    evaluations = 14  # ten of them are drawn at random
+
+
+@pytest.mark.parametrize("front", [False, True])
+def test_optuna_reads_the_study(tmp_path: Path, front: bool) -> None:
+    study = search(
+        TOY,
+        WidthScore(),
+        SizeLatency(),
+        HALF,
+        evaluations=25,
+        sampler="random",
+        costs=no_costs,
+        front=front,
+        folder=tmp_path,
+    )
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    loaded = optuna.load_study(study_name=None, storage=storage)
+    assert [d.name for d in loaded.directions] == (["MAXIMIZE", "MINIMIZE"] if front else ["MAXIMIZE"])
+    assert len(loaded.trials) == len(study.candidates)
+    states = {FEASIBLE: TrialState.COMPLETE, INFEASIBLE: TrialState.PRUNED}
+    for trial, candidate in zip(loaded.trials, study.candidates, strict=True):
+        assert trial.state == states[candidate.state]
+        values = TOY.encode(candidate.architecture)
+        assert trial.params == {name: values[name] for name, choices in TOY.choices.items() if len(choices) > 1}
+        assert trial.constraints == dict(candidate.violations)
+        assert trial.user_attrs["fingerprint"] == candidate.fingerprint
+        if candidate.score is not None:
+            assert trial.values == ([candidate.score, candidate.latency_ms] if front else [candidate.score])
+    assert {trial.state for trial in loaded.trials} == set(states.values())
+    if not front:
+        assert study.winner is not None
+        assert loaded.best_value == study.winner.score

@@ -1,0 +1,59 @@
+"""Every command and program in the README runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.strategies import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+def test_make_targets_exist() -> None:
+    targets = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    assert targets == ["search", "test"]
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+    # What `make search` runs is the search that the README shows.
+    assert "mvig-nas search --latency-budget 1.0ms" in makefile
+
+
+def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
+    commands = [command for command in COMMANDS if command.startswith("mvig-nas ")]
+    assert len(commands) == 8
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        if arguments == ["search", "--latency-budget", "1.0ms"]:
+            arguments += ["--evaluations", "3"]  # the same search, cut short
+        program = [sys.executable, "-c", "from mvig_nas.cli import main; main()", *arguments]
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout
+
+
+def test_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
+    programs = [block for language, block in BLOCKS if language == "python"]
+    assert programs
+    for program in programs:
+        exec(compile(program, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("[")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), f"{page.name} links to {link}"
