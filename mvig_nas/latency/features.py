@@ -1,0 +1,161 @@
+"""Features of a kernel list for latency models: sums over kernels, so blocks can be added up.
+
+Each kernel is put in one class by what the Neural Engine does with it; a class gives a count (a dispatch), its MACs,
+its bytes. Nothing here knows a network by name.
+"""
+
+from collections.abc import Sequence
+from math import ceil, prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvig_nas.kernels import Kernel
+
+FloatArray = NDArray[np.float64]
+
+_CONVS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
+_FREE_ACTIVATIONS = frozenset({"relu", "relu6", "clip", "leaky_relu"})
+_CHEAP_ACTIVATIONS = frozenset({"gelu", "sigmoid", "hardsigmoid", "tanh"})
+_MOVES = frozenset({"slice_by_index", "concat", "pad", "gather", "split", "stack", "tile"})
+_VIEWS = frozenset({"reshape", "expand_dims", "squeeze"})
+_NORMS = frozenset({"layer_norm", "group_norm", "instance_norm", "rms_norm"})
+_ARITHMETIC = frozenset({"add", "sub", "mul", "real_div", "maximum", "minimum"})
+
+FEATURES: tuple[str, ...] = (
+    "count_conv", "count_depthwise", "count_linear", "count_matmul", "count_activation",
+    "count_gated_activation", "count_add", "count_multiply", "count_affine", "count_broadcast", "count_image_move",
+    "count_move", "count_reshape", "count_transpose", "count_norm", "count_softmax", "count_reduce", "count_pool",
+    "count_resize", "count_other",
+    "gmacs_pointwise", "gmacs_dense", "gmacs_grouped", "gmacs_depthwise", "gmacs_matmul",
+    "ms_compute",
+    "mb_weights", "mb_conv", "mb_depthwise", "mb_linear", "mb_matmul", "mb_spilled",
+    "mb_activation", "mb_gated_activation", "mb_arithmetic", "mb_broadcast", "mb_image_move", "mb_move",
+    "mb_reshape", "mb_transpose", "mb_norm", "mb_softmax", "mb_reduce", "mb_pool", "mb_resize", "mb_other",
+)  # fmt: skip
+# What one unit of each feature costs, in milliseconds, before any measurement is seen: the centre of the prior that
+# keeps a fit sane where networks are few. Counts are dispatches, `mb` megabytes moved, `gmacs` 1e9 MACs.
+PRIOR_MS: dict[str, float] = {
+    "count_conv": 0.003, "count_depthwise": 0.004, "count_linear": 0.005, "count_matmul": 0.01,
+    "count_activation": 0.003, "count_gated_activation": 0.01, "count_add": 0.003, "count_multiply": 0.003,
+    "count_affine": 0.002, "count_broadcast": 0.006, "count_image_move": 0.003, "count_move": 0.01,
+    "count_reshape": 0.01, "count_transpose": 0.02, "count_norm": 0.02, "count_softmax": 0.015, "count_reduce": 0.005,
+    "count_pool": 0.005, "count_resize": 0.02, "count_other": 0.05,
+    "gmacs_pointwise": 0.25, "gmacs_dense": 0.2, "gmacs_grouped": 0.4, "gmacs_depthwise": 1.0,
+    "gmacs_matmul": 0.5, "ms_compute": 0.3,
+    "mb_weights": 0.02, "mb_conv": 0.01, "mb_depthwise": 0.01, "mb_linear": 0.02, "mb_matmul": 0.03, "mb_spilled": 0.01,
+    "mb_activation": 0.01, "mb_gated_activation": 0.03, "mb_arithmetic": 0.02, "mb_broadcast": 0.03,
+    "mb_image_move": 0.01, "mb_move": 0.03, "mb_reshape": 0.03, "mb_transpose": 0.06, "mb_norm": 0.05,
+    "mb_softmax": 0.05, "mb_reduce": 0.02, "mb_pool": 0.02, "mb_resize": 0.03, "mb_other": 0.1,
+}  # fmt: skip
+FIXED_MS = 0.4  # of every network: starting the engine and handing over the image and the answer
+
+# The residual model sees a network by how its milliseconds divide among these.
+SHARES: tuple[tuple[str, ...], ...] = (
+    ("count_conv",),
+    ("count_depthwise",),
+    ("gmacs_pointwise",),
+    ("ms_compute",),
+    ("gmacs_dense",),
+    ("gmacs_grouped",),
+    ("mb_conv",),
+    ("mb_spilled",),
+    ("mb_depthwise", "gmacs_depthwise"),
+    ("mb_weights",),
+    ("count_activation", "mb_activation"),
+    ("count_gated_activation", "mb_gated_activation"),
+    ("count_add", "mb_arithmetic", "count_multiply", "count_affine"),
+    ("count_linear", "mb_linear"),
+    ("count_image_move", "mb_image_move"),
+    ("count_broadcast", "mb_broadcast"),
+    ("count_move", "mb_move"),
+    ("count_reshape", "mb_reshape", "count_transpose", "mb_transpose"),
+    ("count_norm", "mb_norm"),
+    ("count_softmax", "mb_softmax"),
+    ("count_matmul", "mb_matmul", "gmacs_matmul"),
+    ("count_reduce", "mb_reduce", "count_pool", "mb_pool"),
+)
+_INDEX = {name: place for place, name in enumerate(FEATURES)}
+_ON_CHIP_MB = 1.0  # a kernel that touches more than this spills to DRAM
+# A convolution takes the longer of streaming its weights and multiplying; `ms_compute` is what multiplying takes beyond
+# the stream, at the peak of an A14 (11 TOPS), with channels in lots of 32.
+_PEAK_MS_PER_GMAC = 0.16
+_STREAM_MS_PER_MB = 0.024
+_CHANNEL_LOT = 32
+
+
+def kernel_features(kernels: Sequence[Kernel]) -> FloatArray:
+    """One row of `FEATURES` for each kernel; their sum is the network's. Shape (len(kernels), len(FEATURES))."""
+    rows = np.zeros((len(kernels), len(FEATURES)))
+    for place, kernel in enumerate(kernels):
+        source = kernel.inputs[0] if kernel.inputs else -1
+        before = kernels[source].shape if source >= 0 else None
+        for name, amount in _amounts(kernel, before):
+            rows[place, _INDEX[name]] += amount
+    return rows
+
+
+def _amounts(kernel: Kernel, before: tuple[int, ...] | None) -> list[tuple[str, float]]:
+    megabytes = (kernel.bytes_in + kernel.bytes_out) / 1e6
+    amounts = [("mb_weights", kernel.bytes_weights / 1e6), ("mb_spilled", max(0.0, megabytes - _ON_CHIP_MB))]
+    if kernel.kind in _CONVS:
+        return amounts + _products(kernel, megabytes)
+    if kernel.kind in _FREE_ACTIVATIONS:
+        return []
+    if kernel.kind in _ARITHMETIC:
+        return amounts + _arithmetic(kernel, megabytes)
+    if kernel.kind == "batch_norm":
+        return [*amounts, ("count_affine", 1), ("mb_arithmetic", megabytes)]
+    family = _family(kernel.kind)
+    if family == "move" and len(kernel.shape) == 4 and before is not None and len(before) == 4:
+        family = "image_move"
+    return [*amounts, (f"count_{family}", 1), (f"mb_{family}", megabytes)]
+
+
+def _family(kind: str) -> str:
+    for family, kinds in _FAMILIES.items():
+        if kind in kinds:
+            return family
+    if kind.startswith("reduce_"):
+        return "reduce"
+    return "resize" if kind.startswith(("upsample", "pixel_")) else "other"
+
+
+_FAMILIES: dict[str, frozenset[str]] = {
+    "activation": _CHEAP_ACTIVATIONS,
+    "gated_activation": frozenset({"silu", "hardswish", "mish", "elu", "prelu", "softplus"}),
+    "move": _MOVES,
+    "reshape": _VIEWS,
+    "transpose": frozenset({"transpose"}),
+    "norm": _NORMS,
+    "softmax": frozenset({"softmax"}),
+    "pool": frozenset({"avg_pool", "max_pool"}),
+}
+
+
+def _arithmetic(kernel: Kernel, megabytes: float) -> list[tuple[str, float]]:
+    is_broadcast = len(kernel.inputs) == 2 and kernel.bytes_in < 2 * kernel.bytes_out
+    if is_broadcast:
+        return [("count_broadcast", 1), ("mb_broadcast", megabytes)]
+    count = "count_add" if kernel.kind in ("add", "sub") else "count_multiply"
+    return [(count, 1), ("mb_arithmetic", megabytes)]
+
+
+def _products(kernel: Kernel, megabytes: float) -> list[tuple[str, float]]:
+    gmacs = kernel.macs / 1e9
+    if kernel.kind == "matmul":
+        return [("count_matmul", 1), ("gmacs_matmul", gmacs), ("mb_matmul", megabytes)]
+    area = kernel.kernel_size[0] * kernel.kernel_size[1]
+    inputs_per_group = max(1, round(kernel.macs / (prod(kernel.shape) * area)))
+    if kernel.groups > 1 and inputs_per_group == 1:
+        return [("count_depthwise", 1), ("gmacs_depthwise", gmacs), ("mb_depthwise", megabytes)]
+    outputs = kernel.shape[-1] if kernel.kind == "linear" else kernel.shape[1]
+    lots = _whole_lots(inputs_per_group) * _whole_lots(outputs / kernel.groups)
+    compute_ms = max(0.0, gmacs * lots * _PEAK_MS_PER_GMAC - kernel.bytes_weights / 1e6 * _STREAM_MS_PER_MB)
+    form = "grouped" if kernel.groups > 1 else "pointwise" if area == 1 else "dense"
+    layer = "linear" if kernel.kind == "linear" else "conv"
+    return [(f"count_{layer}", 1), (f"gmacs_{form}", gmacs), ("ms_compute", compute_ms), (f"mb_{layer}", megabytes)]
+
+
+def _whole_lots(channels: float) -> float:
+    return ceil(channels / _CHANNEL_LOT) * _CHANNEL_LOT / channels

@@ -1,0 +1,435 @@
+"""LatencyPredictor: kernel lists in, milliseconds with an interval out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from mvig_nas.errors import MvigNasError
+from mvig_nas.kernels import Kernel
+from mvig_nas.latency._labels import Labels
+from mvig_nas.latency._physics import Physics, fit_bagged_physics
+from mvig_nas.latency._residual import TERMS, Residual, fit_residual
+from mvig_nas.latency.features import FEATURES, SHARES, FloatArray, kernel_features
+
+SCHEMA_VERSION = 1
+# Phones of one chip share their physics; a device that is not here is its own chip.
+CHIPS: dict[str, str] = {
+    "iphone-12": "A14", "iphone-12-mini": "A14", "iphone-12-pro": "A14", "iphone-12-pro-max": "A14",
+    "iphone-13": "A15", "iphone-13-mini": "A15", "iphone-13-pro": "A15", "iphone-13-pro-max": "A15",
+    "iphone-14": "A15", "iphone-14-plus": "A15", "iphone-se-3": "A15",
+    "iphone-14-pro": "A16", "iphone-14-pro-max": "A16", "iphone-15": "A16", "iphone-15-plus": "A16",
+    "iphone-15-pro": "A17 Pro", "iphone-15-pro-max": "A17 Pro",
+}  # fmt: skip
+_SHARE_COLUMNS = tuple(tuple(1 + FEATURES.index(name) for name in names) for names in SHARES)
+_FEW_ERRORS = 20  # fewer say too little about their own distribution, and the normal one stands in
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a prediction goes: a share for each kernel, and the fixed cost of running anything at all."""
+
+    kernels_ms: FloatArray
+    fixed_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """The prediction."""
+        return float(self.kernels_ms.sum()) + self.fixed_ms
+
+
+class LatencyPredictor:
+    """Latency of one network at batch 1 on one device, from its kernels.
+
+    A sum of non-negative costs per kernel (`_physics.py`), corrected by a Gaussian process on what it leaves over
+    (`_residual.py`). Several devices and laboratories are fitted together: devices of one chip share costs, each
+    (laboratory, device) has its own constant factor, and a prediction is for `device` as an unknown laboratory would
+    measure it, or as `group` would where one is named.
+
+    Args:
+        device: the device to predict for.
+        cost_spread: how far, in log, a cost may lie from its prior. In (0, inf).
+        chip_spread: how far the costs of two chips may differ, in log. In (0, inf).
+        group_spread: how far laboratories differ by a constant factor, in log. In (0, inf).
+        noise: of a measurement, in log, as the physics' loss sees it. In (0, inf).
+        huber: errors beyond this many `noise` count linearly. In (0, inf).
+        bags: fits of the costs that are averaged. In [1, inf).
+        calibration_folds: parts that the families are dealt into to calibrate intervals; below 2, the intervals are
+            those of the normal distribution.
+
+    Attributes:
+        measurements_: number of rows per device.
+        groups_: the (laboratory, device) labels seen.
+        errors_: error figures of a cross-validation, if the one who fitted stored them; forgotten by the next fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "iphone-13-mini",
+        cost_spread: float = 6.0,
+        chip_spread: float = 0.1,
+        group_spread: float = 0.15,
+        noise: float = 0.1,
+        huber: float = 1.5,
+        bags: int = 8,
+        calibration_folds: int = 5,
+    ) -> None:
+        self.device = device
+        self.cost_spread = cost_spread
+        self.chip_spread = chip_spread
+        self.group_spread = group_spread
+        self.noise = noise
+        self.huber = huber
+        self.bags = bags
+        self.calibration_folds = calibration_folds
+        if bags < 1:
+            raise MvigNasError(f"`bags` of LatencyPredictor must be in [1, inf), got {bags}; 1 fits once")
+        for name, value in self._spreads().items():
+            if not value > 0:
+                raise MvigNasError(
+                    f"`{name}` of LatencyPredictor must be in (0, inf), got {value}; give a spread in log"
+                )
+        self._physics: Physics | None = None
+
+    def fit(
+        self,
+        networks: Sequence[Sequence[Kernel]],
+        latencies_ms: Sequence[float] | FloatArray,
+        groups: Sequence[str] | None = None,
+        *,
+        weights: Sequence[float] | FloatArray | None = None,
+        families: Sequence[str] | None = None,
+    ) -> Self:
+        """Learn from measured networks; earlier fits are forgotten, the order of rows does not matter.
+
+        Args:
+            networks: kernel lists, n of them; the same network may come several times.
+            latencies_ms: n positive milliseconds.
+            groups: who measured on what: n labels `laboratory@device`. If None, all are one laboratory's.
+            weights: n positive trusts, 1 for a plain measurement.
+            families: n names; networks of one family count as relatives, so that the interval widens for strangers.
+
+        Raises:
+            MvigNasError: lengths differ, a latency or weight is not positive, a group is not `laboratory@device`, or no
+                row is of `device`.
+        """
+        return self.fit_from_features(
+            network_features(networks), latencies_ms, groups, weights=weights, families=families
+        )
+
+    def fit_from_features(
+        self,
+        features: FloatArray,
+        latencies_ms: Sequence[float] | FloatArray,
+        groups: Sequence[str] | None = None,
+        *,
+        weights: Sequence[float] | FloatArray | None = None,
+        families: Sequence[str] | None = None,
+    ) -> Self:
+        """`fit` from rows of summed kernel features, shape (n, len(FEATURES))."""
+        rows = _Rows.checked(
+            features, latencies_ms, groups=groups, weights=weights, families=families, device=self.device
+        )
+        physics, residual = self._fit_rows(rows)
+        self.calibration_ = self._calibrate(rows, residual.log_terms)
+        self._physics, self._residual = physics, residual
+        devices = rows.labels.devices
+        self.measurements_ = {name: devices.count(name) for name in sorted(set(devices))}
+        self.groups_ = tuple(sorted(set(rows.labels.groups)))
+        self.errors_: dict[str, float] = {}
+        return self
+
+    def predict_ms(self, networks: Sequence[Sequence[Kernel]], group: str | None = None) -> FloatArray:
+        """Milliseconds, shape (n,). `group` names a laboratory whose constant factor is wanted."""
+        return self.predict_from_features_ms(network_features(networks), group)
+
+    def predict_from_features_ms(self, features: FloatArray, group: str | None = None) -> FloatArray:
+        """Milliseconds from summed kernel features of shape (n, len(FEATURES)): shape (n,)."""
+        query = self._parts(features, group)
+        return np.exp(query.mean(self._residual))
+
+    def interval_ms(
+        self, networks: Sequence[Sequence[Kernel]], coverage: float = 0.8, group: str | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper milliseconds that hold a measurement with probability `coverage`, shape (n,) each.
+
+        The spread counts a family never seen, the noise, and (without a `group`) a laboratory never seen; its width is
+        calibrated on families left out of the fit.
+        """
+        return self.interval_from_features_ms(network_features(networks), coverage, group)
+
+    def interval_from_features_ms(
+        self, features: FloatArray, coverage: float = 0.8, group: str | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """`interval_ms` from summed kernel features."""
+        if not 0 < coverage < 1:
+            raise MvigNasError(f"`coverage` must be in (0, 1), got {coverage}; 0.8 is usual")
+        query = self._parts(features, group)
+        mean = query.mean(self._residual)
+        reach = query.deviation(self._residual) * self._quantile(coverage)
+        return np.exp(mean - reach), np.exp(mean + reach)
+
+    def explain_ms(self, network: Sequence[Kernel]) -> Explanation:
+        """Which kernels the milliseconds go to; the parts sum to the prediction."""
+        physics = self._fitted()
+        rows = kernel_features(network)
+        costs = physics.costs_ms[physics.chips.index(chip_of(self.device))]
+        by_kernel = rows @ costs[1:]
+        factor = self.predict_from_features_ms(rows.sum(axis=0)[None])[0] / (by_kernel.sum() + costs[0])
+        return Explanation(by_kernel * factor, float(costs[0] * factor))
+
+    def for_device(self, device: str) -> Self:
+        """The same fit, predicting for another device whose chip was measured."""
+        physics = self._fitted()
+        if chip_of(device) not in physics.chips:
+            known = ", ".join(sorted(self.measurements_))
+            raise MvigNasError(
+                f"a device must share a chip with one that was measured, got {device!r}; measured: {known}"
+            )
+        other = type(self)(device=device, **self._hyperparameters())
+        other._physics, other._residual = physics, self._residual
+        other.calibration_, other.measurements_ = self.calibration_, dict(self.measurements_)
+        other.groups_, other.errors_ = self.groups_, dict(self.errors_)
+        return other
+
+    def save(self, folder: str | Path) -> None:
+        """Write `predictor.json` and `predictor.npz` into `folder`, made if missing."""
+        physics = self._fitted()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        residual = self._residual
+        description = {
+            "schema_version": SCHEMA_VERSION,
+            "device": self.device,
+            "hyperparameters": self._hyperparameters(),
+            "measurements": self.measurements_,
+            "errors": self.errors_,
+            "features": list(FEATURES),
+            "chips": list(physics.chips),
+            "terms": dict(zip(TERMS, np.exp(residual.log_terms).tolist(), strict=True)),
+        }
+        (folder / "predictor.json").write_text(json.dumps(description, indent=1) + "\n")
+        arrays = {
+            "costs_ms": physics.costs_ms,
+            "inputs": residual.inputs,
+            "centre": residual.centre,
+            "scale": residual.scale,
+            "residuals": residual.residuals,
+            "weights": residual.weights,
+            "log_terms": residual.log_terms,
+            "offset": np.array(residual.offset),
+            "calibration": self.calibration_,
+        }
+        labels = {f"label_{name}": np.array(values) for name, values in asdict(residual.labels).items()}
+        np.savez_compressed(folder / "predictor.npz", allow_pickle=False, **arrays, **labels)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            MvigNasError: the folder holds no predictor, or one of a newer schema or of other features.
+        """
+        folder = Path(folder)
+        try:
+            description: Mapping[str, Any] = json.loads((folder / "predictor.json").read_text())
+            arrays = np.load(folder / "predictor.npz", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise MvigNasError(
+                f"a predictor folder must hold predictor.json and predictor.npz, got {folder}: {error}"
+            ) from error
+        version = description.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise MvigNasError(f"predictor schema must be {SCHEMA_VERSION}, got {version} in {folder}; fit it again")
+        if description["features"] != list(FEATURES):
+            raise MvigNasError(
+                f"a predictor must use this version's kernel features, {folder} uses others; fit it again"
+            )
+        predictor = cls(device=description["device"], **description["hyperparameters"])
+        with arrays:
+            labels = Labels(**{name: tuple(arrays[f"label_{name}"].tolist()) for name in Labels.__dataclass_fields__})
+            names = ("inputs", "centre", "scale", "residuals", "weights", "log_terms")
+            predictor._physics = Physics(tuple(description["chips"]), arrays["costs_ms"])
+            predictor._residual = Residual(
+                **{name: arrays[name] for name in names}, labels=labels, offset=float(arrays["offset"])
+            )
+            predictor.calibration_ = arrays["calibration"]
+        predictor.measurements_ = dict(description["measurements"])
+        predictor.groups_ = tuple(sorted(set(labels.groups)))
+        predictor.errors_ = dict(description["errors"])
+        return predictor
+
+    def _spreads(self) -> dict[str, float]:
+        names = ("cost_spread", "chip_spread", "group_spread", "noise", "huber")
+        return {name: float(getattr(self, name)) for name in names}
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        return {**self._spreads(), "bags": self.bags, "calibration_folds": self.calibration_folds}
+
+    def _fitted(self) -> Physics:
+        if self._physics is None:
+            raise MvigNasError(
+                "a LatencyPredictor must be fitted before it predicts, got an empty one; call fit or load"
+            )
+        return self._physics
+
+    def _fit_rows(self, rows: "_Rows", start: FloatArray | None = None) -> tuple[Physics, Residual]:
+        physics = fit_bagged_physics(
+            rows.features, rows.log_ms, rows.weights, rows.labels, bags=self.bags, **self._spreads()
+        )
+        inputs, log_physics = _residual_inputs(physics.parts_ms(rows.features, rows.labels.chips))
+        return physics, fit_residual(inputs, rows.log_ms - log_physics, rows.weights, rows.labels, start)
+
+    def _parts(self, features: FloatArray, group: str | None) -> "_Query":
+        device = self.device if group is None else device_of(group)
+        return _Query.of(self._fitted(), np.asarray(features, dtype=np.float64), device, group)
+
+    def _calibrate(self, rows: "_Rows", start: FloatArray) -> FloatArray:
+        """Sorted absolute errors, in predicted standard deviations, of families left out of the fit."""
+        names = sorted(set(rows.labels.families))
+        if self.calibration_folds < 2 or len(names) < self.calibration_folds:
+            return np.zeros(0)
+        # deal families of like size round the folds, so that each fold holds some of every size
+        names.sort(key=lambda name: (-rows.labels.families.count(name), name))
+        errors: list[FloatArray] = []
+        for fold in range(self.calibration_folds):
+            held_out = set(names[fold :: self.calibration_folds])
+            is_out = np.array([family in held_out for family in rows.labels.families])
+            physics, residual = self._fit_rows(rows.where(~is_out), start)
+            out = rows.where(is_out)
+            for place, group in enumerate(out.labels.groups):
+                if chip_of(device_of(group)) not in physics.chips:
+                    continue
+                query = _Query.of(physics, out.features[place : place + 1], device_of(group), group)
+                errors.append(np.abs(out.log_ms[place] - query.mean(residual)) / query.deviation(residual))
+        return np.sort(np.concatenate(errors)) if errors else np.zeros(0)
+
+    def _quantile(self, coverage: float) -> float:
+        count = len(self.calibration_)
+        if count < _FEW_ERRORS:
+            from scipy.stats import norm
+
+            return float(norm.ppf(0.5 + coverage / 2))
+        return float(np.quantile(self.calibration_, min(1.0, coverage * (count + 1) / count)))
+
+
+def network_features(networks: Sequence[Sequence[Kernel]]) -> FloatArray:
+    """Summed kernel features of each network, shape (n, len(FEATURES))."""
+    rows = [kernel_features(network).sum(axis=0) for network in networks]
+    return np.array(rows).reshape(len(rows), len(FEATURES))
+
+
+def device_of(group: str) -> str:
+    """`iphone-13` of `laboratory@iphone-13`."""
+    laboratory, separator, device = group.rpartition("@")
+    if not (laboratory and separator and device):
+        raise MvigNasError(f"a group must be laboratory@device, got {group!r}; for example me@iphone-13")
+    return device
+
+
+def chip_of(device: str) -> str:
+    """The chip of a known phone; any other device is its own chip."""
+    return CHIPS.get(device, device)
+
+
+@dataclass(frozen=True)
+class _Query:
+    """Networks as the residual model is asked about them."""
+
+    inputs: FloatArray
+    log_physics: FloatArray
+    device: str
+    group: str | None
+
+    @classmethod
+    def of(cls, physics: Physics, features: FloatArray, device: str, group: str | None) -> "_Query":
+        parts_ms = physics.parts_ms(features, [chip_of(device)] * len(features))
+        return cls(*_residual_inputs(parts_ms), device, group)
+
+    def mean(self, residual: Residual) -> FloatArray:
+        return self.log_physics + residual.mean(self.inputs, chip_of(self.device), self.device, self.group)
+
+    def deviation(self, residual: Residual) -> FloatArray:
+        return residual.deviation(self.inputs, chip_of(self.device), self.device, self.group)
+
+
+def _residual_inputs(parts_ms: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The network as the residual model sees it, (n, 2 + shares), and the logarithm of its physics, (n,)."""
+    total = parts_ms.sum(axis=1)
+    shares = [parts_ms[:, 0] / total, *(parts_ms[:, list(columns)].sum(axis=1) / total for columns in _SHARE_COLUMNS)]
+    log_total = np.log(total)
+    return np.stack([log_total, *(np.sqrt(share) for share in shares)], axis=1), log_total
+
+
+@dataclass(frozen=True)
+class _Rows:
+    features: FloatArray
+    log_ms: FloatArray
+    weights: FloatArray
+    labels: Labels
+
+    @classmethod
+    def checked(
+        cls,
+        features: FloatArray,
+        latencies_ms: Sequence[float] | FloatArray,
+        *,
+        groups: Sequence[str] | None,
+        weights: Sequence[float] | FloatArray | None,
+        families: Sequence[str] | None,
+        device: str,
+    ) -> "_Rows":
+        """Rows in an order of their own, so that the order they came in leaves no trace in the sums."""
+        count = len(features)
+        latencies = np.asarray(latencies_ms, dtype=np.float64)
+        trusts = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+        names = [_name(row) for row in features]
+        group_names = [f"one@{device}"] * count if groups is None else list(groups)
+        family_names = names if families is None else list(families)
+        for what, values in (
+            ("latencies_ms", latencies), ("weights", trusts), ("groups", group_names), ("families", family_names),
+        ):  # fmt: skip
+            if len(values) != count:
+                raise MvigNasError(f"`{what}` must have one entry a network, got {len(values)} for {count} networks")
+        if count < 2:
+            raise MvigNasError(f"fit needs at least 2 measured networks, got {count}; measure more")
+        for what, numbers in (("latencies_ms", latencies), ("weights", trusts)):
+            bad = numbers[~(np.isfinite(numbers) & (numbers > 0))]
+            if bad.size:
+                raise MvigNasError(f"`{what}` must be positive and finite, got {bad[0]}; drop the row")
+        devices = [device_of(group) for group in group_names]
+        if chip_of(device) not in {chip_of(name) for name in devices}:
+            raise MvigNasError(
+                f"some measurement must be of {device!r} or of a phone with its chip, got only "
+                f"{', '.join(sorted(set(devices)))}; name one of them as device"
+            )
+        order = sorted(range(count), key=lambda row: (names[row], group_names[row], latencies[row], trusts[row]))
+        pick = np.array(order)
+        return cls(
+            np.asarray(features, dtype=np.float64)[pick],
+            np.log(latencies[pick]),
+            trusts[pick],
+            Labels(
+                chips=tuple(chip_of(devices[row]) for row in order),
+                devices=tuple(devices[row] for row in order),
+                groups=tuple(group_names[row] for row in order),
+                families=tuple(family_names[row] for row in order),
+                networks=tuple(names[row] for row in order),
+            ),
+        )
+
+    def where(self, mask: Any) -> "_Rows":
+        places = np.flatnonzero(mask)
+        labels = {name: tuple(values[place] for place in places) for name, values in asdict(self.labels).items()}
+        return _Rows(self.features[places], self.log_ms[places], self.weights[places], Labels(**labels))
+
+
+def _name(row: FloatArray) -> str:
+    """Equal networks have equal features, and nothing else tells them apart here."""
+    from hashlib import sha256
+
+    return sha256(np.round(row, 9).tobytes()).hexdigest()[:16]
