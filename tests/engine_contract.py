@@ -17,6 +17,9 @@ from mvig_nas.study import FEASIBLE, INFEASIBLE, Candidate, Study, search
 TOY = SearchSpace.from_toml(shipped.folder("search_spaces") / "toy.toml")
 
 
+HALF = Budget(latency_ms=0.25)
+
+
 class SizeLatency:
     """Blocks times width, in place of a phone: 0.09 to 0.6 ms over the toy space."""
 
@@ -66,9 +69,6 @@ def no_costs(architecture: Architecture) -> Totals:
     return Totals(parameters=1000 * _size(architecture), macs=1, weight_bytes=2, peak_activation_bytes=3)
 
 
-HALF = Budget(latency_ms=0.25)
-
-
 def outcome(study: Study) -> list[tuple[object, ...]]:
     """What two studies must share to be the same search: everything but the clock."""
     return [essence(candidate) for candidate in study.candidates]
@@ -79,22 +79,23 @@ def essence(c: Candidate) -> tuple[object, ...]:
 
 
 class EngineContract:
-    """Subclass, and give `sampler`; `evaluations` where the engine is slow."""
+    """Subclass and give `sampler`; a smaller `space`, a wider `budget`, fewer `evaluations` where it is slow."""
 
     sampler: str
+    space = TOY
+    budget = HALF
     evaluations = 40
-    fronts = True
 
     def run(self, score: WidthScore | None = None, **changes: object) -> Study:
         settings: dict[str, object] = {"evaluations": self.evaluations, "sampler": self.sampler, "costs": no_costs}
-        return search(TOY, score or WidthScore(), SizeLatency(), HALF, **(settings | changes))  # type: ignore[arg-type]
+        return search(self.space, score or WidthScore(), SizeLatency(), self.budget, **(settings | changes))  # type: ignore[arg-type]
 
     def test_stays_in_the_space_and_spends_what_was_asked(self) -> None:
         score = WidthScore()
         study = self.run(score)
         assert study.ended == "evaluations"
         assert study.evaluated == len(score.asked) == self.evaluations
-        assert all(candidate.architecture in TOY for candidate in study.candidates)
+        assert all(candidate.architecture in self.space for candidate in study.candidates)
         assert study.judged >= len(study.candidates)
 
     def test_scores_nothing_twice(self) -> None:
@@ -106,7 +107,7 @@ class EngineContract:
     def test_scores_only_what_fits_the_budget(self) -> None:
         study = self.run()
         for candidate in study.candidates:
-            fits = candidate.latency_ms <= 0.25
+            fits = candidate.latency_ms <= (self.budget.latency_ms or 0.0)
             assert candidate.state == (FEASIBLE if fits else INFEASIBLE)
             assert (candidate.score is not None) == fits
             assert (candidate.violations["latency_ms"] <= 0) == fits
@@ -140,7 +141,7 @@ class EngineContract:
         assert len(study.front) > 1
         assert scores == sorted(scores)
         assert latencies == sorted(latencies)
-        assert max(latencies) <= 0.25
+        assert max(latencies) <= (self.budget.latency_ms or 0.0)
 
     def test_finds_every_architecture_of_a_small_space(self) -> None:
         first = {key: choices[:1] for key, choices in TOY.choices.items()}

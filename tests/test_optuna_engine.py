@@ -4,12 +4,14 @@ from pathlib import Path
 
 import optuna
 import pytest
-from tests.engine_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, no_costs
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from mvig_nas.budget import Budget
+from mvig_nas.search_space import SearchSpace
 from mvig_nas.study import FEASIBLE, INFEASIBLE, search
+from tests.engine_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, no_costs
 
 
 class TestTpe(EngineContract):
@@ -20,9 +22,18 @@ class TestNsga2(EngineContract):
     sampler = "nsga2"
 
 
+# seconds a proposal over all of the space, so only widths and depths are free
+WIDTHS = SearchSpace(
+    "widths",
+    {name: choices if name.endswith(("width", "depth")) else choices[-1:] for name, choices in TOY.choices.items()},
+)
+
+
 class TestGp(EngineContract):
     sampler = "gp"
-    evaluations = 14  # ten of them are drawn at random
+    space = WIDTHS
+    budget = Budget(latency_ms=0.4)
+    evaluations = 13  # ten of them are drawn at random
 
 
 @pytest.mark.parametrize("front", [False, True])

@@ -1,0 +1,234 @@
+"""What a search engine proposes, what it is told, and how a proposal is judged before any score is computed.
+
+An engine sees networks only as values. It is a function of what it observed and of the random numbers it is handed, so
+a search that was killed and resumed goes on as if nothing had happened.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvig_nas.architecture import Architecture
+from mvig_nas.budget import Budget
+from mvig_nas.errors import MvigNasError
+from mvig_nas.kernels import Totals
+from mvig_nas.search_space import SearchSpace
+
+FEASIBLE = "feasible"
+INFEASIBLE = "infeasible"
+FAILED = "failed"
+STATES = (FEASIBLE, INFEASIBLE, FAILED)
+
+FloatArray = NDArray[np.float64]
+Costs = Callable[[Architecture], Totals]
+
+# Budget's name for a limit -> Totals' name for the cost
+_TOTAL_OF = {
+    "parameters": "parameters",
+    "macs": "macs",
+    "memory_bytes": "peak_activation_bytes",
+    "weight_bytes": "weight_bytes",
+}
+
+
+class Score(Protocol):
+    """What a search maximises: deterministic, and named, so that a resumed search can tell it from another."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, architecture: Architecture) -> float: ...
+
+
+class Latency(Protocol):
+    """Predicted milliseconds at batch 1 on one device."""
+
+    def predict_ms(self, architectures: Sequence[Architecture]) -> FloatArray: ...
+
+    def interval_ms(self, architectures: Sequence[Architecture], coverage: float) -> tuple[FloatArray, FloatArray]: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One recorded architecture. Only `feasible` ones have a score; `failed` ones fit the budget, but have none.
+
+    `violations` holds, for every limit of the budget, cost over limit minus 1: above 0 is violated. `round` is the
+    engine's turn that proposed it, `screened` the number of architectures judged in that turn, this one included.
+    """
+
+    number: int
+    round: int
+    architecture: Architecture
+    state: str
+    latency_ms: float
+    violations: Mapping[str, float]
+    screened: int
+    score: float | None = None
+    interval_ms: tuple[float, float] | None = None
+    totals: Totals | None = None
+    seconds: float = 0.0
+    reason: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The architecture's."""
+        return self.architecture.fingerprint
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether it cost a score."""
+        return self.state != INFEASIBLE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        totals = self.totals
+        return {
+            "number": self.number,
+            "fingerprint": self.fingerprint,
+            "state": self.state,
+            "score": self.score,
+            "latency_ms": self.latency_ms,
+            "interval_ms": self.interval_ms,
+            "violations": dict(self.violations),
+            "totals": None if totals is None else {name: getattr(totals, name) for name in Totals.__slots__},
+            "seconds": self.seconds,
+            "reason": self.reason,
+            "round": self.round,
+            "architecture": self.architecture.to_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An architecture's costs held against a budget; `totals` is None where neither asked for."""
+
+    latency_ms: float
+    violations: Mapping[str, float]
+    totals: Totals | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether no limit is violated."""
+        return all(excess <= 0 for excess in self.violations.values())
+
+    @property
+    def excess(self) -> float:
+        """The sum of the violated limits' excesses, 0 if it fits."""
+        return sum(max(excess, 0.0) for excess in self.violations.values())
+
+
+class Judge:
+    """Holds architectures against a budget, in batches, remembering those of the current turn."""
+
+    def __init__(self, latency: Latency, costs: Costs, budget: Budget) -> None:
+        self.latency = latency
+        self.costs = costs
+        self.budget = budget
+        self._limits = budget.limits
+        self._needs_totals = any(name in _TOTAL_OF for name in self._limits)
+        self._seen: dict[Architecture, Verdict] = {}
+
+    @property
+    def screened(self) -> int:
+        """Different architectures judged since `start_turn`."""
+        return len(self._seen)
+
+    def start_turn(self) -> None:
+        """Forget what was judged: memory stays small and `screened` counts one turn."""
+        self._seen.clear()
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[Verdict]:
+        """A verdict for each architecture.
+
+        Raises:
+            MvigNasError: a predicted latency is not a positive finite number.
+        """
+        new = [a for a in dict.fromkeys(architectures) if a not in self._seen]
+        if new:
+            latencies_ms = np.asarray(self.latency.predict_ms(new), dtype=np.float64)
+            held_ms = latencies_ms
+            if self.budget.confidence is not None:
+                held_ms = self.latency.interval_ms(new, 2 * self.budget.confidence - 1)[1]
+            for architecture, latency_ms, at_most_ms in zip(
+                new, latencies_ms.tolist(), np.asarray(held_ms).tolist(), strict=True
+            ):
+                self._seen[architecture] = self._verdict(architecture, latency_ms, at_most_ms)
+        return [self._seen[architecture] for architecture in architectures]
+
+    def _verdict(self, architecture: Architecture, latency_ms: float, at_most_ms: float) -> Verdict:
+        if not (math.isfinite(latency_ms) and latency_ms > 0 and math.isfinite(at_most_ms)):
+            raise MvigNasError(
+                f"a predicted latency must be a positive number of milliseconds, got {latency_ms} for architecture "
+                f"{architecture.fingerprint}; check the predictor."
+            )
+        totals = self.costs(architecture) if self._needs_totals else None
+        violations = {
+            name: (at_most_ms if name == "latency_ms" else getattr(totals, _TOTAL_OF[name])) / limit - 1.0
+            for name, limit in self._limits.items()
+        }
+        return Verdict(latency_ms, violations, totals)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an engine works on: the space, the judge, an architecture that fits, and whether a front is asked for."""
+
+    space: SearchSpace
+    judge: Judge
+    anchor: Architecture
+    front: bool = False
+
+
+class Engine(Protocol):
+    """Proposes architectures.
+
+    The search calls `propose` once a turn, then `observe` once with the turn's new candidates (none, if all proposals
+    were known or the turn was the last). Candidates that no proposal of this engine led to are observed as well.
+    """
+
+    def propose(self, rng: random.Random) -> list[Architecture]:
+        """At least one architecture of the space; depends on nothing but what was observed and `rng`."""
+
+    def observe(self, candidates: Sequence[Candidate]) -> None:
+        """Learn the outcome of a turn."""
+
+
+def sample_fitting(problem: Problem, rng: random.Random, tries: int = 32) -> Architecture:
+    """An architecture that fits: drawn uniformly where that finds one, else a draw moved towards the anchor.
+
+    The move takes the anchor's values for as few parameters, in random order, as it needs.
+    """
+    draws = [problem.space.sample(rng) for _ in range(tries)]
+    for draw, verdict in zip(draws, problem.judge(draws), strict=True):
+        if verdict.fits:
+            return draw
+    values = problem.space.encode(draws[0])
+    towards = problem.space.encode(problem.anchor)
+    steps = []
+    for name in rng.sample(sorted(values), len(values)):
+        values = values | {name: towards[name]}
+        steps.append(problem.space.decode(values))
+    for step, verdict in zip(steps, problem.judge(steps), strict=True):
+        if verdict.fits:
+            return step
+    return problem.anchor
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The feasible candidates that no other beats in both score and latency, fastest first.
+
+    Of candidates equal in both, the first stays.
+    """
+    front: list[Candidate] = []
+    best = -math.inf
+    scored = [candidate for candidate in candidates if candidate.score is not None]
+    for candidate in sorted(scored, key=lambda c: (c.latency_ms, -(c.score or 0.0), c.number)):
+        if candidate.score is not None and candidate.score > best:
+            front.append(candidate)
+            best = candidate.score
+    return front

@@ -1,0 +1,157 @@
+"""Optuna's samplers as an engine: they propose from an in-memory study; what is durable is written elsewhere.
+
+A sampler is made anew for each proposal, seeded from the random numbers handed in, so that nothing hides in it.
+"""
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from mvig_nas.architecture import Architecture
+from mvig_nas.engine import FEASIBLE, INFEASIBLE, Candidate, Problem
+from mvig_nas.search_space import SearchSpace, Value
+
+NAMES = ("tpe", "nsga2", "gp")
+NSGA2_POPULATION = 20  # Optuna's 50 is a single generation at 50 evaluations
+
+
+class OptunaEngine:
+    """One of Optuna's samplers, by name: `tpe`, `nsga2` or `gp`.
+
+    TPE and the Gaussian process are told of rejected candidates by `constraints`, as Optuna calls them: TPE as pruned
+    trials, which have no value; the Gaussian process, which reads no others, as complete ones of the lowest score so
+    far. NSGA-II's population holds only what fits.
+    """
+
+    def __init__(self, problem: Problem, name: str) -> None:
+        self.problem = problem
+        self.name = name
+        self.distributions = _distributions(problem.space)
+        logging.getLogger("optuna").setLevel(logging.WARNING)
+        self.study = optuna.create_study(directions=["maximize", "minimize"] if problem.front else ["maximize"])
+        self.lowest: list[float] = []
+
+    def observe(self, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            if candidate.state == FEASIBLE:
+                self._tell_scored(candidate)
+            elif candidate.state == INFEASIBLE and self.name != "nsga2":
+                self._tell_rejected(candidate)
+
+    def propose(self, rng: random.Random) -> list[Architecture]:
+        if not self.distributions:
+            return [self.problem.anchor]
+        self.study.sampler = self._sampler(rng.getrandbits(31))
+        trial = self.study.ask(self.distributions)
+        # what comes of it is told by `observe`, in the architecture's own parameters
+        self.study.tell(trial, state=TrialState.FAIL)
+        return [self._architecture(trial.params)]
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        sampler: BaseSampler
+        if self.name == "tpe":
+            sampler = TPESampler(seed=seed)
+        elif self.name == "nsga2":
+            sampler = NSGAIISampler(seed=seed, population_size=NSGA2_POPULATION)
+        else:
+            sampler = GPSampler(seed=seed)
+        return _FixedSpace(sampler, self.distributions)
+
+    def _tell_scored(self, candidate: Candidate) -> None:
+        values = _objectives(candidate, self.problem.front)
+        self.lowest = [
+            min(pair) if place == 0 else max(pair)
+            for place, pair in enumerate(zip(self.lowest or values, values, strict=True))
+        ]
+        if self.name == "nsga2":
+            # only a trial that was asked for gets its generation
+            self.study.sampler = self._sampler(0)
+            self.study.enqueue_trial(self._parameters(candidate.architecture))
+            self.study.tell(self.study.ask(self.distributions), values)
+        else:
+            self._add(candidate, TrialState.COMPLETE, values)
+
+    def _tell_rejected(self, candidate: Candidate) -> None:
+        if self.name == "tpe":
+            self._add(candidate, TrialState.PRUNED, None)
+        elif self.lowest:
+            self._add(candidate, TrialState.COMPLETE, self.lowest)
+
+    def _add(self, candidate: Candidate, state: TrialState, values: Sequence[float] | None) -> None:
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                values=values,
+                params=self._parameters(candidate.architecture),
+                distributions=self.distributions,
+                constraints=dict(candidate.violations),
+            )
+        )
+
+    def _architecture(self, parameters: Mapping[str, Value]) -> Architecture:
+        values: dict[str, Value] = {}
+        for name, choices in self.problem.space.choices.items():
+            value = parameters.get(name, choices[0])
+            is_rank = isinstance(self.distributions.get(name), IntDistribution)
+            values[name] = choices[int(value)] if is_rank else value
+        return self.problem.space.decode(values)
+
+    def _parameters(self, architecture: Architecture) -> dict[str, Value]:
+        values = self.problem.space.encode(architecture)
+        return {
+            name: self.problem.space.choices[name].index(values[name])
+            if isinstance(distribution, IntDistribution)
+            else values[name]
+            for name, distribution in self.distributions.items()
+        }
+
+
+class _FixedSpace(BaseSampler):
+    """A sampler that knows its parameters, instead of looking for those common to all earlier trials at every turn."""
+
+    def __init__(self, sampler: BaseSampler, distributions: Mapping[str, BaseDistribution]) -> None:
+        self._sampler = sampler
+        self._distributions = distributions
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        return dict(self._distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def _objectives(candidate: Candidate, front: bool) -> list[float]:
+    score = candidate.score or 0.0
+    return [score, candidate.latency_ms] if front else [score]
+
+
+def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Numbers as their rank among the choices, so that their order tells; names as categories."""
+    distributions: dict[str, BaseDistribution] = {}
+    for name, choices in space.choices.items():
+        if len(choices) > 1:
+            is_number = all(isinstance(choice, int) for choice in choices)
+            last = len(choices) - 1
+            distributions[name] = IntDistribution(0, last) if is_number else CategoricalDistribution(choices)
+    return distributions

@@ -1,0 +1,49 @@
+"""The samplers by name, and which one `auto` takes."""
+
+from collections.abc import Mapping
+
+from mvig_nas.engine import Engine, Problem
+from mvig_nas.errors import MvigNasError, closest
+
+SAMPLERS: Mapping[str, str] = {
+    "surrogate": "evolution whose children a Gaussian process ranks before they are scored",
+    "evolution": "small population, mutation and crossover, latency checked first (Once-for-All)",
+    "tpe": "Optuna's tree-structured Parzen estimator, constrained",
+    "nsga2": "Optuna's NSGA-II",
+    "gp": "Optuna's Gaussian process, constrained; seconds per proposal beyond a few hundred evaluations",
+    "random": "uniform",
+}
+
+
+def resolve(name: str, evaluations: int, front: bool) -> str:
+    """The sampler's name, `auto` replaced by the one that wins results/search_quality at so many evaluations.
+
+    Raises:
+        MvigNasError: no sampler of that name.
+    """
+    del evaluations, front
+    if name == "auto":
+        return "surrogate"
+    if name not in SAMPLERS:
+        raise MvigNasError(f"no sampler is called {name!r}; {closest(name, ['auto', *SAMPLERS])}")
+    return name
+
+
+def engine_of(name: str, problem: Problem) -> Engine:
+    """A new engine; `name` as `resolve` gives it."""
+    if name == "surrogate":
+        from mvig_nas.surrogate import Surrogate
+
+        return Surrogate(problem)
+    if name == "random":
+        from mvig_nas.evolution import Uniform
+
+        return Uniform(problem)
+    if name == "evolution":
+        from mvig_nas.evolution import Evolution
+
+        return Evolution(problem)
+    # importing optuna takes a quarter of a second
+    from mvig_nas.optuna_engine import OptunaEngine
+
+    return OptunaEngine(problem, name)

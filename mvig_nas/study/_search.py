@@ -1,0 +1,358 @@
+"""The one search loop: propose, judge against the budget, score what fits, record, tell the engine."""
+
+import math
+import platform
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import groupby, takewhile
+from pathlib import Path
+
+from mvig_nas import kernels
+from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.budget import Budget
+from mvig_nas.engine import (
+    FAILED,
+    FEASIBLE,
+    INFEASIBLE,
+    Candidate,
+    Costs,
+    Judge,
+    Latency,
+    Problem,
+    Score,
+    Verdict,
+)
+from mvig_nas.errors import MvigNasError
+from mvig_nas.search_space import SearchSpace
+from mvig_nas.study import _journal
+from mvig_nas.study._attainable import attainable
+from mvig_nas.study._samplers import engine_of, resolve
+from mvig_nas.study._study import Settings, Study
+
+# turns in a row that brought nothing new before the search helps the engine out
+_STALE_TURNS = 3
+_FRESH_TRIES = 200
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands, after each new candidate."""
+
+    candidate: Candidate
+    best: Candidate | None
+    evaluated: int
+    evaluations: int
+    recorded: int
+    judged: int
+
+
+def kernel_costs(architecture: Architecture) -> kernels.Totals:
+    """Parameters, MACs, weight bytes and peak activation memory from the architecture's kernel list."""
+    return kernels.totals(kernels.of(architecture))
+
+
+def search(
+    space: SearchSpace,
+    score: Score,
+    latency: Latency,
+    budget: Budget,
+    *,
+    evaluations: int,
+    sampler: str = "auto",
+    seed: int = 0,
+    front: bool = False,
+    folder: Path | None = None,
+    resume: bool = False,
+    costs: Costs = kernel_costs,
+    candidates_limit: int | None = None,
+    time_limit_s: float | None = None,
+    coverage: float = 0.8,
+    labels: Mapping[str, str] | None = None,
+    on_candidate: Callable[[Progress], None] | None = None,
+) -> Study:
+    """Find the architecture of the highest score inside a budget; with `front`, the whole score/latency front.
+
+    Every proposal is judged first: one that violates the budget is recorded without a score. No architecture is scored
+    twice. The presets that the space holds and an architecture that fits are proposed first, whatever the sampler.
+    A score that is not finite, or that raises MvigNasError, makes a `failed` candidate, which counts as an evaluation.
+
+    With a `folder`, each candidate is durable as soon as it is recorded; a search that was killed there and resumed
+    finds what it would have found uninterrupted. KeyboardInterrupt is passed on, with everything saved.
+
+    Args:
+        space: the choices.
+        score: what to maximise.
+        latency: predicts milliseconds.
+        budget: limits; may be empty only with `front`.
+        evaluations: scores to compute, those of an earlier, now resumed run included.
+        sampler: `auto`, or a name of `SAMPLERS`.
+        seed: the same seed and settings give the same study.
+        front: trace the front up to the budget instead of one winner.
+        folder: where the study is kept; without one it is only returned.
+        resume: go on with the study in `folder`.
+        costs: parameters, MACs and memory of an architecture.
+        candidates_limit: recorded candidates, rejected ones included; default 20 per evaluation and 1,000 more.
+        time_limit_s: seconds after which no score is begun.
+        coverage: of the latency interval that is recorded with each feasible candidate.
+        labels: settings of the caller's that must be the same when resumed, e.g. the device.
+        on_candidate: called after each new candidate.
+
+    Raises:
+        MvigNasError: the space cannot meet the budget, a setting is out of range or differs from the resumed study's,
+            the folder already holds a study, or it cannot be read or written.
+    """
+    began = time.monotonic()
+    if evaluations < 1:
+        raise MvigNasError(f"`evaluations` must be at least 1, got {evaluations}; 200 is a usual number.")
+    if not budget.limits and not front:
+        raise MvigNasError("a search must have a budget, got none; give a latency such as 1.0ms, or trace the front.")
+    if resume and folder is None:
+        raise MvigNasError("`resume` must come with the folder of a study, got none; name it.")
+    recorded: list[Candidate] = []
+    if resume and folder is not None:
+        earlier = Study.load(folder)
+        recorded.extend(earlier.candidates)
+        # `auto` depends on the number of evaluations, which may have grown since
+        sampler = earlier.settings.sampler if sampler == "auto" else sampler
+    settings = Settings(
+        space=space,
+        score=score.name,
+        budget=budget,
+        evaluations=evaluations,
+        sampler=resolve(sampler, evaluations, front),
+        seed=seed,
+        front=front,
+        candidates_limit=20 * evaluations + 1000 if candidates_limit is None else candidates_limit,
+        time_limit_s=time_limit_s,
+        labels=dict(labels or {}),
+        versions={"mvig-nas": version("mvig-nas"), "optuna": version("optuna"), "python": platform.python_version()},
+    )
+    if resume:
+        earlier.settings.require_same(settings)
+        if evaluations < earlier.evaluated:
+            raise MvigNasError(
+                f"a resumed search must not ask for fewer evaluations than it has, {earlier.evaluated}, got "
+                f"{evaluations}; ask for more, or read the study as it is."
+            )
+    judge = Judge(latency, costs, budget)
+    anchor = attainable(space, judge)
+    journal = None if folder is None else _journal_of(folder, settings, resume)
+    run = _Run(
+        settings=settings,
+        score=score,
+        judge=judge,
+        anchor=anchor,
+        coverage=coverage,
+        journal=journal,
+        on_candidate=on_candidate,
+        deadline=math.inf if time_limit_s is None else began + time_limit_s,
+        recorded=recorded,
+    )
+    ended: str | None = None
+    try:
+        ended = run.go()
+        if journal is not None:
+            journal.end(ended)
+    finally:
+        study = Study(settings, tuple(run.recorded), ended, folder)
+        if journal is not None:
+            journal.close()
+    if folder is not None:
+        study.write_candidates(folder)
+    return study
+
+
+def _journal_of(folder: Path, settings: Settings, resume: bool) -> _journal.Journal:
+    if not resume:
+        if (folder / _journal.FILE_NAME).exists():
+            raise MvigNasError(
+                f"a new search must have a folder without a study, but {folder} holds one; go on with it by "
+                "`--resume`, or take another `--out`."
+            )
+        _journal.create(folder, settings.to_dict(), settings.front)
+    journal = _journal.Journal(folder, settings.space, settings.front)
+    if resume:
+        journal.note_settings(settings.to_dict())
+    return journal
+
+
+class _Run:
+    """State of one running search; all of it follows from the settings and what is recorded."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        score: Score,
+        judge: Judge,
+        anchor: Architecture,
+        coverage: float,
+        journal: _journal.Journal | None,
+        on_candidate: Callable[[Progress], None] | None,
+        deadline: float,
+        recorded: list[Candidate],
+    ) -> None:
+        self.settings = settings
+        self.score = score
+        self.judge = judge
+        self.anchor = anchor
+        self.coverage = coverage
+        self.journal = journal
+        self.on_candidate = on_candidate
+        self.deadline = deadline
+        self.recorded = recorded
+        self.turn_of = {candidate.architecture: candidate.round for candidate in recorded}
+        self.evaluated = sum(candidate.is_evaluated for candidate in recorded)
+        self.judged = sum({candidate.round: candidate.screened for candidate in recorded}.values())
+        self.best = Study(settings, tuple(recorded)).winner
+
+    def go(self) -> str:
+        """Search until done; says why it ended."""
+        settings = self.settings
+        engine = engine_of(settings.sampler, Problem(settings.space, self.judge, self.anchor, settings.front))
+        turn = self.recorded[-1].round if self.recorded else 0
+        # the last recorded turn may have been cut short: it is proposed again, and what is known of it skipped
+        for _, known in groupby((c for c in self.recorded if c.round < turn), key=lambda c: c.round):
+            engine.observe(list(known))
+        stale = 0
+        while True:
+            rng = random.Random(f"{settings.seed}/{turn}")
+            self.judge.start_turn()
+            proposals: Sequence[Architecture]
+            if turn == 0:
+                proposals = self._first()
+            elif stale < _STALE_TURNS:
+                proposals = engine.propose(rng)
+            else:
+                proposals = self._unknown(rng)
+                if not proposals:
+                    return "space exhausted"
+            reason = self._evaluate(turn, proposals)
+            if reason is not None:
+                return reason
+            outcome = self._outcome(turn)
+            engine.observe(outcome)
+            stale = 0 if outcome else stale + 1
+            turn += 1
+
+    def _outcome(self, turn: int) -> list[Candidate]:
+        return list(takewhile(lambda candidate: candidate.round == turn, reversed(self.recorded)))[::-1]
+
+    def _first(self) -> list[Architecture]:
+        """Proposed before the engine is asked: the published networks of this space, and one that is known to fit."""
+        return [*(preset for preset in PRESETS.values() if preset in self.settings.space), self.anchor]
+
+    def _evaluate(self, turn: int, proposals: Sequence[Architecture]) -> str | None:
+        """Judge, score and record what is new among the proposals; says why the search is over, if it is."""
+        reason = self._is_over()
+        if reason is not None:
+            return reason
+        # those of this turn that are recorded already are judged again, so that a resumed turn equals the whole one
+        fresh = [a for a in dict.fromkeys(proposals) if self.turn_of.get(a, turn) == turn]
+        verdicts = self.judge(fresh)
+        screened = self.judge.screened
+        fitting = [a for a, verdict in zip(fresh, verdicts, strict=True) if verdict.fits]
+        intervals = {}
+        if fitting:
+            low, high = self.judge.latency.interval_ms(fitting, self.coverage)
+            intervals = {a: (float(lo), float(hi)) for a, lo, hi in zip(fitting, low, high, strict=True)}
+        for architecture, verdict in zip(fresh, verdicts, strict=True):
+            if architecture in self.turn_of:
+                continue
+            reason = self._is_over()
+            if reason is not None:
+                return reason
+            self._record(self._candidate(turn, architecture, verdict, screened, intervals.get(architecture)))
+        return None
+
+    def _is_over(self) -> str | None:
+        if self.evaluated >= self.settings.evaluations:
+            return "evaluations"
+        if len(self.recorded) >= self.settings.candidates_limit:
+            return "candidates limit"
+        if len(self.recorded) >= self.settings.space.size:
+            return "space exhausted"
+        if time.monotonic() >= self.deadline:
+            return "time limit"
+        return None
+
+    def _candidate(
+        self,
+        turn: int,
+        architecture: Architecture,
+        verdict: Verdict,
+        screened: int,
+        interval_ms: tuple[float, float] | None,
+    ) -> Candidate:
+        state, score, reason, seconds = INFEASIBLE, None, None, 0.0
+        totals = verdict.totals
+        if verdict.fits:
+            totals = totals or self.judge.costs(architecture)
+            began = time.perf_counter()
+            try:
+                score = float(self.score(architecture))
+                state = FEASIBLE
+                if not math.isfinite(score):
+                    state, score, reason = FAILED, None, f"the score must be finite, got {score}"
+            except MvigNasError as error:
+                state, reason = FAILED, str(error)
+            seconds = time.perf_counter() - began
+        return Candidate(
+            number=len(self.recorded),
+            round=turn,
+            architecture=architecture,
+            state=state,
+            latency_ms=verdict.latency_ms,
+            violations=verdict.violations,
+            screened=screened,
+            score=score,
+            interval_ms=interval_ms,
+            totals=totals,
+            seconds=seconds,
+            reason=reason,
+        )
+
+    def _record(self, candidate: Candidate) -> None:
+        if self.journal is not None:
+            self.journal.append(candidate)
+        if not self.recorded or self.recorded[-1].round != candidate.round:
+            self.judged += candidate.screened
+        self.recorded.append(candidate)
+        self.turn_of[candidate.architecture] = candidate.round
+        self.evaluated += candidate.is_evaluated
+        rank = _rank(candidate)
+        if rank is not None and (self.best is None or rank > (_rank(self.best) or rank)):
+            self.best = candidate
+        if self.on_candidate is not None:
+            self.on_candidate(
+                Progress(
+                    candidate=candidate,
+                    best=self.best,
+                    evaluated=self.evaluated,
+                    evaluations=self.settings.evaluations,
+                    recorded=len(self.recorded),
+                    judged=self.judged,
+                )
+            )
+
+    def _unknown(self, rng: random.Random) -> list[Architecture]:
+        """An architecture that is not recorded yet, a small change of another if possible; [] if none is left."""
+        space = self.settings.space
+        parents = [c.architecture for c in self.recorded if c.state == FEASIBLE] or [self.anchor]
+        for _ in range(_FRESH_TRIES):
+            child = space.mutate(rng.choice(parents), rng)
+            if child not in self.turn_of:
+                return [child]
+        # neighbours connect the whole space, so that nothing is missed
+        for candidate in rng.sample(self.recorded, len(self.recorded)):
+            for neighbour in space.neighbours(candidate.architecture):
+                if neighbour not in self.turn_of:
+                    return [neighbour]
+        return []
+
+
+def _rank(candidate: Candidate) -> tuple[float, float] | None:
+    return None if candidate.score is None else (candidate.score, -candidate.latency_ms)

@@ -1,0 +1,130 @@
+"""The Gaussian process behind the default sampler, and what it is to a search."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import check_grad
+from scipy.stats import norm
+
+from mvig_nas import gaussian_process, shipped
+from mvig_nas.gaussian_process import Features, GaussianProcess, Hyperparameters, log_expected_improvement
+from mvig_nas.search_space import STAGE_CHOICES, SearchSpace
+from mvig_nas.study import search
+from tests.engine_contract import HALF, TOY, SizeLatency, WidthScore, no_costs
+
+SPACES = [SearchSpace.from_toml(shipped.space_path(name)) for name in ("toy", "mobilevig", "mobilevig-ti")]
+
+
+@given(st.sampled_from(SPACES), st.integers(0, 10_000))
+def test_levels_are_the_architecture(space: SearchSpace, seed: int) -> None:
+    architecture = space.sample(random.Random(seed))
+    features = Features(space)
+    levels = features.levels([architecture])
+    assert features.architecture(levels[0]) == architecture
+
+
+@given(st.sampled_from(SPACES), st.integers(0, 10_000))
+def test_what_an_architecture_does_not_use_is_marked_unused(space: SearchSpace, seed: int) -> None:
+    rng = random.Random(seed)
+    raw = np.array([[rng.randrange(len(space.choices[name])) for name in Features(space).names]])
+    features = Features(space)
+    architecture = features.architecture(raw[0])
+    marked = features.with_unused(raw)[0]
+    for name, level, count in zip(features.names, marked, features.counts, strict=True):
+        stage, _, choice = name.rpartition(".")
+        owner = architecture.stages[int(stage[-1]) - 1] if choice in STAGE_CHOICES else architecture
+        assert (level == count) == (getattr(owner, choice) is None)
+
+
+def test_equal_networks_are_equal_to_the_model() -> None:
+    features = Features(TOY)
+    rng = np.random.default_rng(0)
+    raw = rng.integers(features.counts, size=(200, len(features.names)))
+    canonical = features.levels([features.architecture(row) for row in raw])
+    np.testing.assert_array_equal(features.with_unused(raw), features.with_unused(canonical))
+
+
+def test_features_multiply_to_the_kernels() -> None:
+    features = Features(TOY)
+    levels = np.random.default_rng(0).integers(features.counts, size=(5, len(features.names)))
+    marked = features.with_unused(levels)
+    expected = sum(kernel[marked[:, place][:, None], marked[:, place]] for place, kernel in enumerate(features.kernels))
+    x = features.expand(levels)
+    np.testing.assert_allclose(x @ x.T, expected)
+
+
+def problem(count: int) -> tuple[Features, np.ndarray, np.ndarray]:
+    rng = random.Random(0)
+    architectures = [TOY.sample(rng) for _ in range(count)]
+    features = Features(TOY)
+    return features, features.levels(architectures), np.array([WidthScore()(one) for one in architectures])
+
+
+def test_the_posterior_is_that_of_the_textbook() -> None:
+    features, levels, scores = problem(12)
+    given_ = Hyperparameters(np.full(len(features.names), 0.1), main=0.7, product=0.5, noise=0.01)
+    model = GaussianProcess(features, levels[:8], scores[:8], given_)
+    marked = features.with_unused(levels)
+    s = sum(0.1 * kernel[marked[:, p][:, None], marked[:, p]] for p, kernel in enumerate(features.kernels))
+    total = 0.1 * len(features.names)
+    k = 0.7 / total * s + 0.5 * np.exp(s - total)
+    y = (scores[:8] - scores[:8].mean()) / scores[:8].std()
+    inverse = np.linalg.inv(k[:8, :8] + (0.01 + 1e-6) * np.eye(8))
+    mean = k[8:, :8] @ inverse @ y
+    covariance = k[8:, 8:] - k[8:, :8] @ inverse @ k[:8, 8:]
+    np.testing.assert_allclose(model.mean(levels[8:]), mean, atol=1e-9)
+    np.testing.assert_allclose(model.mean_and_sd(levels[8:])[1], np.sqrt(np.diag(covariance)), atol=1e-9)
+    np.testing.assert_allclose(model.mean_and_covariance(levels[8:])[1], covariance, atol=1e-9)
+
+
+def test_the_fit_follows_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, levels, scores = problem(20)
+    errors = []
+
+    def instead(loss, start, **_):  # type: ignore[no-untyped-def]
+        start = start + np.random.default_rng(0).normal(scale=0.5, size=len(start))
+        errors.append(check_grad(lambda t: loss(t)[0], lambda t: loss(t)[1], start))
+        return type("Found", (), {"x": start})
+
+    monkeypatch.setattr(gaussian_process, "minimize", instead)
+    gaussian_process.fit(features, levels, scores)
+    assert errors[0] < 1e-4
+
+
+def test_relevance_goes_to_what_matters() -> None:
+    features, levels, _ = problem(60)
+    place = features.names.index("stage3.width")
+    found = gaussian_process.fit(features, levels, levels[:, place].astype(float))
+    assert int(np.argmax(found.relevances)) == place
+
+
+def test_log_expected_improvement() -> None:
+    mean, sd, best = np.array([0.0, 1.0, -1.0]), np.array([1.0, 0.5, 0.3]), 0.2
+    z = (mean - best) / sd
+    expected = np.log(sd * (norm.pdf(z) + z * norm.cdf(z)))
+    np.testing.assert_allclose(log_expected_improvement(mean, sd, best), expected)
+
+
+def test_log_expected_improvement_where_it_underflows() -> None:
+    z = np.array([-40.0, -20.0, -5.1, -5.0, -4.9])
+    values = log_expected_improvement(z, np.ones(5), 0.0)
+    assert np.all(np.isfinite(values))
+    assert np.all(np.diff(values) > 0)
+    # phi(z) / z^2 far below
+    assert values[0] == pytest.approx(-0.5 * 1600 - 0.5 * np.log(2 * np.pi) - 2 * np.log(40), abs=0.01)
+
+
+def test_it_beats_random_search() -> None:
+    def best(sampler: str, seed: int) -> float:
+        study = search(
+            TOY, WidthScore(), SizeLatency(), HALF, evaluations=40, sampler=sampler, seed=seed, costs=no_costs
+        )
+        assert study.winner is not None
+        return study.winner.score or 0.0
+
+    pairs = [(best("surrogate", seed), best("random", seed)) for seed in range(3)]
+    assert all(modelled >= uniform for modelled, uniform in pairs)
+    assert sum(modelled > uniform for modelled, uniform in pairs) >= 2
