@@ -127,7 +127,7 @@ def test_sample_writes_different_architectures(tmp_path: Path) -> None:
         (["search", "--latency-budget", "1ms", "--max-params", "5X"], 2, "unit must be K, M or G"),
         (["search", "--latency-budget", "1ms", "--max-memory", "5"], 2, "must have a unit"),
         (["search", "--latency-budget", "1ms", "--resume"], 2, "--resume needs the run folder"),
-        (["search", "--latency-budget", "0.1ms"], 1, "the fastest architecture found in 'mobilevig-ti' takes"),
+        (["search", "--latency-budget", "0.1ms"], 1, "the fastest architecture found in 'mobilevig' takes"),
         (["search", "--latency-budget", "1ms", "--device", "iphone-13-minj"], 1, "did you mean 'iphone-13-mini'"),
         (["search", "--latency-budget", "1ms", "--space", "mobilvig"], 1, "did you mean 'mobilevig'"),
         (["search", "--latency-budget", "1ms", "--space", "none.toml"], 1, "no search space file at none.toml"),

@@ -51,7 +51,7 @@ def space_option() -> _Decorator:
     """`--space`."""
     return click.option(
         "--space",
-        default="mobilevig-ti",
+        default="mobilevig",
         show_default=True,
         metavar="NAME|FILE.toml",
         help="Search space (see `mvig-nas spaces`), or a file of your own.",
