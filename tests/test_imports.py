@@ -23,6 +23,7 @@ ORDER = (
     "scores",
     "budget",
     "engine",
+    "gaussian_process",
     "surrogate",
     "evolution",
     "optuna_engine",

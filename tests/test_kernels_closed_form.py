@@ -1,5 +1,7 @@
 """The closed form against hand-worked numbers and against the traced network, kernel by kernel."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -76,7 +78,7 @@ def test_costs_grow_with_depth_and_width(space: SearchSpace, data: st.DataObject
     name = data.draw(st.sampled_from(["conv_depth", "graph_depth", "width"]))
     key = f"stage{place}.{name}"
     grown = [totals(of(space.decode(values | {key: choice}))) for choice in space.choices[key]]
-    for one, other in zip(grown, grown[1:], strict=False):
+    for one, other in pairwise(grown):
         assert one.parameters < other.parameters
         assert one.macs < other.macs
         assert one.weight_bytes < other.weight_bytes

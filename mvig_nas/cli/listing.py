@@ -61,10 +61,39 @@ def devices(as_json: bool) -> None:
     """List the phones with a latency predictor, and how far each can be trusted."""
     from mvig_nas import shipped
     from mvig_nas.cli._output import print_json, print_table
-    from mvig_nas.latency import LatencyPredictor
+    from mvig_nas.latency import LatencyPredictor, chip_of
 
-    cards = [LatencyPredictor.load(shipped.predictor_folder(name)).card for name in shipped.device_names()]
+    cards: list[dict[str, Any]] = []
+    for name in shipped.device_names():
+        predictor = LatencyPredictor.load(shipped.predictor_folder(name))
+        own = {"device": name, "chip": chip_of(name), "measurements": predictor.measurements_.get(name, 0)}
+        cards.append({**predictor.errors_, **own})
     if as_json:
         print_json(cards)
         return
-    print_table("", [], [])
+    figures = ("median_error", "median_error_unknown_laboratory", "mean_error", "coverage80")
+    rows = [
+        [
+            card["device"],
+            card["chip"],
+            str(card["measurements"]),
+            *(f"{card[name]:.1%}" if name in card else "" for name in figures),
+            f"{card['spearman']:.3f}" if "spearman" in card else "",
+        ]
+        for card in cards
+    ]
+    print_table(
+        "Latency predictors, each family of networks predicted by a fit that never saw it",
+        [
+            "device",
+            "chip",
+            "measurements",
+            "median error",
+            "laboratory unknown",
+            "mean error",
+            "80 % interval covers",
+            "Spearman",
+        ],
+        rows,
+    )
+    click.echo("Fitted to published latencies of other laboratories; all devices share one fit. See docs/latency.md")

@@ -57,7 +57,9 @@ class Residual:
         """Covariance of new networks with the measured ones, shape (n, rows)."""
         terms = dict(zip(TERMS, np.exp(self.log_terms), strict=True))
         near = np.exp(-0.5 / terms["length"] ** 2 * _distances((inputs - self.centre) / self.scale, self.inputs))
-        shared: FloatArray = near * (terms["smooth"] ** 2 + terms["smooth_chip"] ** 2 * _matches(self.labels.chips, chip))
+        shared: FloatArray = near * (
+            terms["smooth"] ** 2 + terms["smooth_chip"] ** 2 * _matches(self.labels.chips, chip)
+        )
         shared += terms["device"] ** 2 * _matches(self.labels.devices, device)
         if group is not None:
             shared += terms["laboratory"] ** 2 * _matches(self.labels.groups, group)

@@ -16,7 +16,9 @@ FloatArray = NDArray[np.float64]
 
 _CONVS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
 _FREE_ACTIVATIONS = frozenset({"relu", "relu6", "clip", "leaky_relu"})
-_CHEAP_ACTIVATIONS = frozenset({"gelu", "sigmoid", "hardsigmoid", "tanh"})
+_CHEAP_ACTIVATIONS = frozenset(
+    {"gelu", "sigmoid", "hardsigmoid", "tanh", "erf", "exp", "log", "pow", "sqrt", "rsqrt", "abs", "sin", "cos"}
+)
 _MOVES = frozenset({"slice_by_index", "concat", "pad", "gather", "split", "stack", "tile"})
 _VIEWS = frozenset({"reshape", "expand_dims", "squeeze"})
 _NORMS = frozenset({"layer_norm", "group_norm", "instance_norm", "rms_norm"})

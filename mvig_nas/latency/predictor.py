@@ -70,7 +70,7 @@ class LatencyPredictor:
         self,
         *,
         device: str = "iphone-13-mini",
-        cost_spread: float = 6.0,
+        cost_spread: float = 3.0,
         chip_spread: float = 0.1,
         group_spread: float = 0.15,
         noise: float = 0.1,
