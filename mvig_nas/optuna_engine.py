@@ -41,7 +41,7 @@ class OptunaEngine:
         for candidate in candidates:
             if candidate.state == FEASIBLE:
                 self._tell_scored(candidate)
-            elif candidate.state == INFEASIBLE and self.name != "nsga2":
+            elif candidate.state == INFEASIBLE:
                 self._tell_rejected(candidate)
 
     def propose(self, rng: random.Random) -> list[Architecture]:
@@ -69,13 +69,7 @@ class OptunaEngine:
             min(pair) if place == 0 else max(pair)
             for place, pair in enumerate(zip(self.lowest or values, values, strict=True))
         ]
-        if self.name == "nsga2":
-            # only a trial that was asked for gets its generation
-            self.study.sampler = self._sampler(0)
-            self.study.enqueue_trial(self._parameters(candidate.architecture))
-            self.study.tell(self.study.ask(self.distributions), values)
-        else:
-            self._add(candidate, TrialState.COMPLETE, values)
+        self._add(candidate, TrialState.COMPLETE, values)
 
     def _tell_rejected(self, candidate: Candidate) -> None:
         if self.name == "tpe":
@@ -84,6 +78,15 @@ class OptunaEngine:
             self._add(candidate, TrialState.COMPLETE, self.lowest)
 
     def _add(self, candidate: Candidate, state: TrialState, values: Sequence[float] | None) -> None:
+        if self.name == "nsga2":
+            # only a trial that was asked for gets its generation
+            self.study.sampler = self._sampler(0)
+            self.study.enqueue_trial(self._parameters(candidate.architecture))
+            trial = self.study.ask(self.distributions)
+            for name, excess in candidate.violations.items():
+                trial.set_constraint(name, excess)
+            self.study.tell(trial, values)
+            return
         self.study.add_trial(
             optuna.trial.create_trial(
                 state=state,

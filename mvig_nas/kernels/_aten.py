@@ -139,7 +139,7 @@ _PIECES = frozenset({"split", "split_with_sizes", "chunk", "unbind", "unsafe_spl
 _KINDS = {
     "add": "add", "sub": "sub", "rsub": "sub", "mul": "mul", "div": "real_div", "maximum": "maximum",
     "minimum": "minimum", "relu": "relu", "gelu": "gelu", "silu": "silu", "sigmoid": "sigmoid", "tanh": "tanh",
-    "hardswish": "hardswish", "hardsigmoid": "hardsigmoid", "leaky_relu": "leaky_relu", "elu": "elu",
+    "hardsigmoid": "sigmoid_hard", "leaky_relu": "leaky_relu", "elu": "elu",
     "_prelu_kernel": "prelu", "prelu": "prelu", "softplus": "softplus", "mish": "mish", "erf": "erf", "exp": "exp",
     "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "pow": "pow", "abs": "abs", "neg": "mul", "sin": "sin",
     "cos": "cos", "clamp": "clip", "clamp_min": "clip", "clamp_max": "clip", "relu6": "relu6",
@@ -334,6 +334,11 @@ def _gathered(call: _Call) -> Value:
     return call.recorder.add("gather_along_axis", call.shape, operands)
 
 
+def _hard_swish(call: _Call) -> Value:
+    gate = call.recorder.add("thresholded_relu", call.shape, call.values[:1])
+    return call.recorder.add("mul", call.shape, [gate, call.recorder.add("sigmoid_hard", call.shape, [gate])])
+
+
 def _hard_tanh(call: _Call) -> Value:
     bounds = tuple(call.args[1:3])
     return call.recorder.add("relu6" if bounds in ((0, 6), (0.0, 6.0)) else "clip", call.shape, call.values[:1])
@@ -357,6 +362,7 @@ _LOWERINGS: dict[str, _Lowering] = {
     **dict.fromkeys(("avg_pool2d", "max_pool2d_with_indices", "max_pool2d"), _pooled),
     **dict.fromkeys(("_adaptive_avg_pool2d", "adaptive_max_pool2d"), _adaptive_pooled),
     "hardtanh": _hard_tanh,
+    "hardswish": _hard_swish,
     "gather": _gathered,
     "copy": lambda call: call.values[1],  # y[...] = x
 }

@@ -16,10 +16,6 @@ Form = Literal["built", "exported", "reference"]
 FORMS: tuple[Form, ...] = ("built", "exported", "reference")
 IMAGE_CHANNELS = 3
 
-# Operations of the ML program, first to last, where an activation takes more than one.
-_ACTIVATION_KINDS = {"relu": "relu", "gelu": "gelu", "silu": "silu", "hard_swish": "hardswish"}
-
-
 def of(architecture: Architecture, form: Form = "built", num_classes: int = 1000) -> tuple[Kernel, ...]:
     """Kernels of the architecture's network, in the order in which they run.
 
@@ -134,8 +130,12 @@ class KernelBuilder:
         return self.add("reshape", self.shape(logits)[:2], (logits,))
 
     def activation(self, x: int, name: str) -> int:
-        """An activation function."""
-        return self.add(_ACTIVATION_KINDS[name], self.shape(x), (x,))
+        """An activation function; the ML program has three operations for hard-swish."""
+        shape = self.shape(x)
+        if name != "hard_swish":
+            return self.add(name, shape, (x,))
+        gate = self.add("thresholded_relu", shape, (x,))
+        return self.add("mul", shape, (gate, self.add("sigmoid_hard", shape, (gate,))))
 
     def add(
         self, kind: str, shape: tuple[int, ...], inputs: tuple[int, ...], *, bytes_in: int | None = None, macs: int = 0

@@ -17,9 +17,9 @@ FloatArray = NDArray[np.float64]
 _CONVS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
 _FREE_ACTIVATIONS = frozenset({"relu", "relu6", "clip", "leaky_relu"})
 _CHEAP_ACTIVATIONS = frozenset(
-    {"gelu", "sigmoid", "hardsigmoid", "tanh", "erf", "exp", "log", "pow", "sqrt", "rsqrt", "abs", "sin", "cos"}
+    {"gelu", "sigmoid", "sigmoid_hard", "tanh", "erf", "exp", "log", "pow", "sqrt", "rsqrt", "abs", "sin", "cos"}
 )
-_MOVES = frozenset({"slice_by_index", "concat", "pad", "gather", "split", "stack", "tile"})
+_MOVES = frozenset({"slice_by_index", "concat", "pad", "gather", "split", "stack", "tile", "gather_along_axis"})
 _VIEWS = frozenset({"reshape", "expand_dims", "squeeze"})
 _NORMS = frozenset({"layer_norm", "group_norm", "instance_norm", "rms_norm"})
 _ARITHMETIC = frozenset({"add", "sub", "mul", "real_div", "maximum", "minimum"})
@@ -91,8 +91,11 @@ def kernel_features(kernels: Sequence[Kernel]) -> FloatArray:
     rows = np.zeros((len(kernels), len(FEATURES)))
     for place, kernel in enumerate(kernels):
         source = kernel.inputs[0] if kernel.inputs else -1
-        before = kernels[source].shape if source >= 0 else None
-        for name, amount in _amounts(kernel, before):
+        before = kernels[source] if source >= 0 else None
+        # The ML program's three operations for hard-swish are one activation, which its first one stands for.
+        if before is not None and before.kind == "thresholded_relu" and kernel.kind in ("sigmoid_hard", "mul"):
+            continue
+        for name, amount in _amounts(kernel, None if before is None else before.shape):
             rows[place, _INDEX[name]] += amount
     return rows
 
@@ -125,7 +128,7 @@ def _family(kind: str) -> str:
 
 _FAMILIES: dict[str, frozenset[str]] = {
     "activation": _CHEAP_ACTIVATIONS,
-    "gated_activation": frozenset({"silu", "hardswish", "mish", "elu", "prelu", "softplus"}),
+    "gated_activation": frozenset({"silu", "thresholded_relu", "mish", "elu", "prelu", "softplus"}),
     "move": _MOVES,
     "reshape": _VIEWS,
     "transpose": frozenset({"transpose"}),
