@@ -23,7 +23,7 @@ def main() -> None:
     """Search, compare, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--evaluations", type=int, default=120)
+    parser.add_argument("--evaluations", type=int, default=80)
     parser.add_argument("--score", default=scores.DEFAULT)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

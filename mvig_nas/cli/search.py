@@ -38,7 +38,7 @@ _RUNS = Path("results/runs")
 @space_option()
 @click.option("--score", default=None, metavar="NAME", help="What to maximise.  [default: see docs/scores.md]")
 @click.option("--sampler", default="auto", show_default=True, metavar="NAME", help="How to propose architectures.")
-@click.option("--evaluations", type=click.IntRange(1), default=120, show_default=True, help="Scores to compute.")
+@click.option("--evaluations", type=click.IntRange(1), default=80, show_default=True, help="Scores to compute.")
 @seed_option()
 @click.option("--time-limit", type=DURATION, metavar="DURATION", help="Begin no score after so long, e.g. 60s.")
 @click.option(
