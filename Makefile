@@ -4,14 +4,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: search test check predictors wheel clean
+.PHONY: search test test-slow check predictors wheel clean
 .DELETE_ON_ERROR:
 
 search: $(READY)
 	$(BIN)/mvig-nas search --latency-budget 1.0ms
 
 test: $(READY) check
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ def published_latencies(architecture: Architecture, device: str) -> list[Publish
     path = shipped.folder("predictors") / "published" / "measurements.csv"
     if not names or not path.is_file():
         return []
-    network = f"{names[0].replace('_', '-')}@{architecture.resolution}"
+    network = f"{names[0]}@{architecture.resolution}"
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["network"] == network and row["device"] == device]
     return [
