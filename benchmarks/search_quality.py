@@ -247,7 +247,7 @@ def reference(objective: Objective, runs: Sequence[dict[str, Any]]) -> float:
         if long.winner is not None:
             starts.add(long.winner.architecture)
     found = max(climb(objective, start)[0] for start in sorted(starts, key=lambda one: one.fingerprint))
-    return max(found, *(value for one in runs for value in one["best"].values()))
+    return float(max(found, *(value for one in runs for value in one["best"].values())))
 
 
 def main() -> None:
@@ -286,7 +286,7 @@ def report(runs: Sequence[dict[str, Any]]) -> None:
     print(table)
     _plot(runs, references)
     cpu_minutes = sum(one["cpu_seconds"] for one in runs) / 60
-    slowest = statistics.mean(one["cpu_seconds"] for one in runs if one["sampler"] == "gp") / AT_MOST["gp"]
+    slowest = float(np.mean([one["cpu_seconds"] for one in runs if one["sampler"] == "gp"] or [0.0])) / AT_MOST["gp"]
     (RESULTS / "README.md").write_text(
         _README.format(
             table=table,

@@ -29,6 +29,7 @@ Levels = NDArray[np.intp]
 
 _LENGTH_SCALE = 0.6  # of a number's rank, scaled to [0, 1]
 _UNLIKE = 0.3  # k_d of two names, and of anything and "unused"
+_FENCE = 5.0
 _JITTER = 1e-6
 # which number, when 0, leaves a choice of the same stage unused
 _DEPTH_OF = {
@@ -182,8 +183,14 @@ class GaussianProcess:
 
 
 def normal_scores(scores: FloatArray) -> FloatArray:
-    """Scores moved and scaled to zero mean and unit standard deviation."""
-    result: FloatArray = (scores - scores.mean()) / (scores.std() + 1e-12)
+    """Scores moved and scaled to zero mean and unit standard deviation.
+
+    A score far below the others (a network that did not train, say) counts as `_FENCE` interquartile ranges below their
+    lower quartile: as it is, it would make all the others look alike.
+    """
+    low, high = np.quantile(scores, [0.25, 0.75])
+    fenced = np.maximum(scores, low - _FENCE * (high - low)) if high > low else scores
+    result: FloatArray = (fenced - fenced.mean()) / (fenced.std() + 1e-12)
     return result
 
 

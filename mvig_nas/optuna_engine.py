@@ -24,9 +24,8 @@ NSGA2_POPULATION = 20  # Optuna's 50 is a single generation at 50 evaluations
 class OptunaEngine:
     """One of Optuna's samplers, by name: `tpe`, `nsga2` or `gp`.
 
-    TPE and the Gaussian process are told of rejected candidates by `constraints`, as Optuna calls them: TPE as pruned
-    trials, which have no value; the Gaussian process, which reads no others, as complete ones of the lowest score so
-    far. NSGA-II's population holds only what fits.
+    Rejected candidates are told with their violated constraints: to TPE as pruned trials, which have no value; to the
+    others, which read complete trials only, with the lowest score so far.
     """
 
     def __init__(self, problem: Problem, name: str) -> None:
@@ -36,6 +35,7 @@ class OptunaEngine:
         logging.getLogger("optuna").setLevel(logging.WARNING)
         self.study = optuna.create_study(directions=["maximize", "minimize"] if problem.front else ["maximize"])
         self.lowest: list[float] = []
+        self.complete = 0
 
     def observe(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
@@ -65,10 +65,8 @@ class OptunaEngine:
 
     def _tell_scored(self, candidate: Candidate) -> None:
         values = _objectives(candidate, self.problem.front)
-        self.lowest = [
-            min(pair) if place == 0 else max(pair)
-            for place, pair in enumerate(zip(self.lowest or values, values, strict=True))
-        ]
+        lowest = self.lowest or values
+        self.lowest = [min(lowest[0], values[0]), *(max(pair) for pair in zip(lowest[1:], values[1:], strict=True))]
         self._add(candidate, TrialState.COMPLETE, values)
 
     def _tell_rejected(self, candidate: Candidate) -> None:
@@ -78,20 +76,26 @@ class OptunaEngine:
             self._add(candidate, TrialState.COMPLETE, self.lowest)
 
     def _add(self, candidate: Candidate, state: TrialState, values: Sequence[float] | None) -> None:
+        parameters = self._parameters(candidate.architecture)
         if self.name == "nsga2":
-            # only a trial that was asked for gets its generation
-            self.study.sampler = self._sampler(0)
-            self.study.enqueue_trial(self._parameters(candidate.architecture))
+            # only a running trial is given its generation
+            self.study.enqueue_trial(parameters)
             trial = self.study.ask(self.distributions)
+            running = self.study.get_trials(deepcopy=False)[trial.number]
+            sampler = NSGAIISampler(population_size=NSGA2_POPULATION)
+            sampler.get_trial_generation(self.study, running)
             for name, excess in candidate.violations.items():
                 trial.set_constraint(name, excess)
             self.study.tell(trial, values)
+            self.complete += 1
+            # parents stand in another order the first time they are asked for, which must not be when proposing
+            sampler.get_parent_population(self.study, self.complete // NSGA2_POPULATION)
             return
         self.study.add_trial(
             optuna.trial.create_trial(
                 state=state,
                 values=values,
-                params=self._parameters(candidate.architecture),
+                params=parameters,
                 distributions=self.distributions,
                 constraints=dict(candidate.violations),
             )

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.engine import Candidate, FloatArray, Problem, sample_fitting
@@ -56,6 +57,11 @@ class Surrogate:
         self.levels = np.concatenate([self.levels, self.features.levels([c.architecture for c in scored])])
 
     def propose(self, rng: random.Random) -> list[Architecture]:
+        # The matrices are small: a second thread costs more than it brings, and makes sums differ in their last bits.
+        with threadpool_limits(limits=1):
+            return self._propose(rng)
+
+    def _propose(self, rng: random.Random) -> list[Architecture]:
         if len(self.scored) < START or not self.features.names:
             return [sample_fitting(self.problem, rng)]
         scores = np.array([candidate.score for candidate in self.scored], dtype=np.float64)

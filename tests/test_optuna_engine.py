@@ -1,5 +1,6 @@
 """Optuna's samplers keep the engine contract, and the study on disk is Optuna's."""
 
+import random
 from pathlib import Path
 
 import optuna
@@ -9,6 +10,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from mvig_nas.budget import Budget
+from mvig_nas.engine import Candidate, Judge, Problem
+from mvig_nas.optuna_engine import NSGA2_POPULATION, OptunaEngine
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.study import FEASIBLE, INFEASIBLE, search
 from tests.engine_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, no_costs
@@ -66,3 +69,20 @@ def test_optuna_reads_the_study(tmp_path: Path, front: bool) -> None:
     if not front:
         assert study.winner is not None
         assert loaded.best_value == study.winner.score
+
+
+def test_nsga2_breeds_from_its_first_generation() -> None:
+    problem = Problem(TOY, Judge(SizeLatency(), no_costs, HALF), TOY.smallest)
+    engine = OptunaEngine(problem, "nsga2")
+    parent = TOY.encode(TOY.largest)
+    generation = [
+        Candidate(number, 0, TOY.decode(parent | {"stage1.width": TOY.choices["stage1.width"][number % 2]}), FEASIBLE,
+                  0.2, {"latency_ms": -0.2}, 1, float(number))
+        for number in range(NSGA2_POPULATION)
+    ]  # fmt: skip
+    engine.observe(generation)
+    for seed in range(5):
+        (child,) = engine.propose(random.Random(seed))
+        values = TOY.encode(child)
+        # one parameter in thirty mutates; drawn at random, half of them would differ
+        assert sum(values[name] != parent[name] for name in values) < 8

@@ -101,6 +101,14 @@ def test_relevance_goes_to_what_matters() -> None:
     assert int(np.argmax(found.relevances)) == place
 
 
+def test_a_score_far_below_the_others_does_not_hide_their_differences() -> None:
+    usual = np.linspace(70.0, 75.0, 20)
+    values = gaussian_process.normal_scores(np.append(usual, -500.0))
+    assert values[-1] == values.min()
+    assert np.ptp(values[:-1]) > 0.7
+    np.testing.assert_allclose(gaussian_process.normal_scores(usual), (usual - usual.mean()) / usual.std())
+
+
 def test_log_expected_improvement() -> None:
     mean, sd, best = np.array([0.0, 1.0, -1.0]), np.array([1.0, 0.5, 0.3]), 0.2
     z = (mean - best) / sd

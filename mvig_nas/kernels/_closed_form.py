@@ -16,6 +16,7 @@ Form = Literal["built", "exported", "reference"]
 FORMS: tuple[Form, ...] = ("built", "exported", "reference")
 IMAGE_CHANNELS = 3
 
+
 def of(architecture: Architecture, form: Form = "built", num_classes: int = 1000) -> tuple[Kernel, ...]:
     """Kernels of the architecture's network, in the order in which they run.
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from mvig_nas.engine import FAILED, FEASIBLE, INFEASIBLE, STATES, Candidate
 from mvig_nas.errors import MvigNasError
+from mvig_nas.files import write_whole
 from mvig_nas.kernels import Totals
 from mvig_nas.search_space import SearchSpace, Value
 
@@ -247,19 +248,6 @@ def damaged(path: Path, place: int, why: str) -> MvigNasError:
         f"a study's lines must be as a search wrote them, but line {place} of {path} is not: {why}; restore the file, "
         "or start anew in another folder."
     )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there with all of its content, or as it was before."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _parsed(line: bytes, path: Path, place: int) -> dict[str, Any]:

@@ -15,13 +15,12 @@ SAMPLERS: Mapping[str, str] = {
 }
 
 
-def resolve(name: str, evaluations: int, front: bool) -> str:
-    """The sampler's name, `auto` replaced by the one that wins results/search_quality at so many evaluations.
+def resolve(name: str) -> str:
+    """The sampler's name, `auto` replaced by the one that wins results/search_quality, there at every length of search.
 
     Raises:
         MvigNasError: no sampler of that name.
     """
-    del evaluations, front
     if name == "auto":
         return "surrogate"
     if name not in SAMPLERS:

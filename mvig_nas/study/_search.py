@@ -115,14 +115,14 @@ def search(
     if resume and folder is not None:
         earlier = Study.load(folder)
         recorded.extend(earlier.candidates)
-        # `auto` depends on the number of evaluations, which may have grown since
+        # another version may take another one for `auto`
         sampler = earlier.settings.sampler if sampler == "auto" else sampler
     settings = Settings(
         space=space,
         score=score.name,
         budget=budget,
         evaluations=evaluations,
-        sampler=resolve(sampler, evaluations, front),
+        sampler=resolve(sampler),
         seed=seed,
         front=front,
         candidates_limit=20 * evaluations + 1000 if candidates_limit is None else candidates_limit,

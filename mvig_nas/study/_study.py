@@ -10,6 +10,7 @@ from typing import Any
 from mvig_nas.budget import Budget
 from mvig_nas.engine import FEASIBLE, INFEASIBLE, Candidate, pareto_front
 from mvig_nas.errors import MvigNasError
+from mvig_nas.files import write_whole
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.study import _journal
 
@@ -145,7 +146,7 @@ class Study:
         path = folder / CANDIDATES_FILE_NAME
         lines = "".join(json.dumps(candidate.to_dict()) + "\n" for candidate in self.candidates)
         try:
-            _journal.write_whole(path, lines.encode())
+            write_whole(path, lines.encode())
         except OSError as error:
             raise MvigNasError(
                 f"the run folder must be writable, got {error.strerror!r} at {path}; the study itself is saved: "
