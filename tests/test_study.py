@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
+from mvig_nas.kernels import of, totals
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.shipped import folder as shipped_folder
-from mvig_nas.study import FAILED, FEASIBLE, INFEASIBLE, Candidate, Progress, Study, pareto_front, search
+from mvig_nas.study import FAILED, FEASIBLE, INFEASIBLE, Candidate, Progress, Study, kernel_costs, pareto_front, search
 from tests.engine_contract import HALF, TOY, EngineContract, SizeLatency, StopAfter, WidthScore, no_costs, outcome
 
 
@@ -469,3 +470,11 @@ def test_killed_at_random_moments_and_resumed_it_finds_the_same(tmp_path: Path, 
     asked = calls.read_text().split()
     assert set(asked) == {c.fingerprint for c in resumed.candidates if c.is_evaluated}
     assert len(asked) - len(set(asked)) <= kills
+
+
+def test_limits_count_what_a_user_sees() -> None:
+    """Parameters and MACs as published, both heads; bytes as the exported package has them, one head."""
+    costs = kernel_costs(PRESETS["mobilevig_ti"])
+    assert (costs.parameters, costs.macs) == (5_271_074, 662_142_336)
+    assert costs.weight_bytes == totals(of(PRESETS["mobilevig_ti"], "exported")).weight_bytes
+    assert costs.weight_bytes < totals(of(PRESETS["mobilevig_ti"])).weight_bytes

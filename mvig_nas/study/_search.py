@@ -5,7 +5,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -50,8 +50,10 @@ class Progress:
 
 
 def kernel_costs(architecture: Architecture) -> kernels.Totals:
-    """Parameters, MACs, weight bytes and peak activation memory from the architecture's kernel list."""
-    return kernels.totals(kernels.of(architecture))
+    """What a user can limit: parameters and MACs counted as in papers, bytes as in the exported package."""
+    built = kernels.totals(kernels.of(architecture))
+    exported = kernels.totals(kernels.of(architecture, "exported"))
+    return replace(exported, parameters=built.parameters, macs=built.macs)
 
 
 def search(
