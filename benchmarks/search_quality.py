@@ -378,8 +378,8 @@ returns only; `rugged` adds couplings between parameters and noise of 0.3 points
 ![regret against evaluations](regret.png)
 
 `auto` is `surrogate` at every number of evaluations. All samplers start from the same two evaluations (the preset that
-fits and `space.smallest`), and none spends one on an architecture that misses the budget: `tpe` and `gp` learn the
-constraint from rejected trials, `surrogate` and `evolution` hold children against it before they propose.
+fits and `space.smallest`), and none spends one on an architecture that misses the budget: `tpe`, `nsga2`
+and `gp` learn the constraint from rejected trials, `surrogate` and `evolution` check children before they propose.
 
 - Reference optima, by local search over pairs of changes from many starts and the best of all runs: smooth
   {smooth:.3f}, rugged {rugged:.3f}. On `rugged` the optimum holds a lucky draw of the noise.

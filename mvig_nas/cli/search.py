@@ -23,7 +23,7 @@ _RUNS = Path("results/runs")
 @click.option(
     "--confidence",
     type=click.FloatRange(0.5, 1, max_open=True),
-    help="Hold the upper bound of the latency interval against the budget, e.g. 0.9.",
+    help="Fit the budget with this probability, e.g. 0.9, rather than by the prediction itself.",
 )
 @click.option("--max-params", "parameters", type=COUNT, metavar="COUNT", help="At most so many parameters, e.g. 6M.")
 @click.option(
