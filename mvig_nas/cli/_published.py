@@ -1,8 +1,7 @@
 """What has been published of a MobileViG preset's latency, to stand beside a prediction."""
 
 import csv
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mvig_nas import shipped
 from mvig_nas.architecture import PRESETS, Architecture
@@ -16,10 +15,6 @@ class PublishedLatency:
     latency_ms: float
     reported_by: str
     source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
 
 
 def published_latencies(architecture: Architecture, device: str) -> list[PublishedLatency]:

@@ -13,6 +13,8 @@ from mvig_nas.cli._options import device_option, json_option
 @json_option()
 def describe(architecture: str, device: str, as_json: bool) -> None:
     """Show an architecture stage by stage: a preset (mobilevig_ti, _s, _m, _b), or JSON such as a run's winner.json."""
+    from dataclasses import asdict
+
     from mvig_nas import kernels
     from mvig_nas.cli._inputs import load_architecture, load_latency
     from mvig_nas.cli._output import count, interval, print_json, print_table, size
@@ -37,9 +39,9 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
         "macs": totals.macs,
         "weight_bytes": exported.weight_bytes,
         "peak_activation_bytes": exported.peak_activation_bytes,
-        "stages": [part.to_dict() for part in parts],
+        "stages": [asdict(part) for part in parts],
         "milliseconds_by_kind": causes,
-        "published": [row.to_dict() for row in measured],
+        "published": [asdict(row) for row in measured],
     }
     if measured:
         reference = latency.with_form("reference")

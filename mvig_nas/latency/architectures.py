@@ -5,7 +5,7 @@ space, there are a few thousand of those. A network is then a short list of rows
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -31,10 +31,6 @@ class StageCost:
     parameters: int
     macs: int
     latency_ms: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
 
 
 class BlockFeatures:
