@@ -48,7 +48,9 @@ class ConvNorm(nn.Module):
 class MBConv(nn.Module):
     """Inverted residual: 1x1 expansion, depthwise convolution, 1x1 projection; layer scale on the branch."""
 
-    def __init__(self, chs: int, expansion: int, kernel_size: int, act: str, drop_path: float) -> None:
+    def __init__(
+        self, chs: int, expansion: int, kernel_size: int, act: str, *, drop_path: float, layer_scale: float
+    ) -> None:
         super().__init__()
         hidden = chs * expansion
         self.conv_pw = ConvNorm(chs, hidden)
@@ -56,7 +58,7 @@ class MBConv(nn.Module):
         self.conv_dw = ConvNorm(hidden, hidden, kernel_size, groups=hidden)
         self.act2 = activation(act)
         self.conv_pwl = ConvNorm(hidden, chs)
-        self.layer_scale: nn.Parameter | None = nn.Parameter(torch.full((chs, 1, 1), LAYER_SCALE_INIT))
+        self.layer_scale: nn.Parameter | None = nn.Parameter(torch.full((chs, 1, 1), layer_scale))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

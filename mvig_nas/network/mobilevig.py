@@ -15,20 +15,23 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from mvig_nas.architecture import STAGES, Architecture, Stage
-from mvig_nas.network.blocks import ConvNorm, GraphBlock, MBConv, Stem, SvgaForm, activation
+from mvig_nas.network.blocks import LAYER_SCALE_INIT, ConvNorm, GraphBlock, MBConv, Stem, SvgaForm, activation
 from mvig_nas.network.graph import svga
 
 
 class NetworkStage(nn.Module):
     """Downsampling (none in the first stage), MBConv blocks, graph blocks."""
 
-    def __init__(self, in_chs: int | None, stage: Stage, drop_paths: list[float], svga_form: SvgaForm) -> None:
+    def __init__(
+        self, in_chs: int | None, stage: Stage, drop_paths: list[float], layer_scale: float, svga_form: SvgaForm
+    ) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = nn.Identity() if in_chs is None else ConvNorm(in_chs, stage.width, 3, stride=2)
         expansion, kernel = stage.conv_expansion or 1, stage.conv_kernel or 1
         blocks: list[nn.Module] = [
-            MBConv(stage.width, expansion, kernel, stage.activation, rate) for rate in drop_paths[: stage.conv_depth]
+            MBConv(stage.width, expansion, kernel, stage.activation, drop_path=rate, layer_scale=layer_scale)
+            for rate in drop_paths[: stage.conv_depth]
         ]
         blocks += [GraphBlock(stage, rate, svga_form) for rate in drop_paths[stage.conv_depth :]]
         self.blocks = nn.Sequential(*blocks)
@@ -52,6 +55,7 @@ class MobileViG(nn.Module):
         distillation: whether there is a second classifier, for a teacher's labels.
         drop_rate: dropout before the classifiers.
         drop_path_rate: stochastic depth of the last block; earlier blocks take their linear share.
+        layer_scale_init: what the MBConv branches' layer scales start from.
         global_pool: `avg`, or '' to leave the map unpooled.
         svga_form: how SVGA is computed; `graph.svga_loop` gives the reference code's operations.
     """
@@ -65,6 +69,7 @@ class MobileViG(nn.Module):
         distillation: bool = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        layer_scale_init: float = LAYER_SCALE_INIT,
         global_pool: str = "avg",
         svga_form: SvgaForm = svga,
     ) -> None:
@@ -85,7 +90,8 @@ class MobileViG(nn.Module):
         for place, stage in enumerate(stages):
             first = sum(depths[:place])
             in_chs = stages[place - 1].width if place else None
-            parts.append(NetworkStage(in_chs, stage, rates[first : first + depths[place]], svga_form))
+            own_rates = rates[first : first + depths[place]]
+            parts.append(NetworkStage(in_chs, stage, own_rates, layer_scale_init, svga_form))
             info = {"num_chs": stage.width, "reduction": 4 * 2**place, "module": f"stages.{place}"}
             self.feature_info.append(info)
         self.stages = nn.Sequential(*parts)

@@ -1,0 +1,34 @@
+"""Random numbers that depend on a key alone."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+
+import numpy as np
+import torch
+
+
+def seed_of(*key: int) -> int:
+    """63 bits that differ with every part of the key and with the order of the parts."""
+    return int.from_bytes(sha256(repr(key).encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Inside, the global CPU generators of Python, NumPy and torch depend on `key` alone; afterwards, as before.
+
+    For code that draws from the global generators and takes no other: timm's transforms and its Mixup.
+    """
+    seed = seed_of(*key)
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    # torch.manual_seed would reseed the accelerators as well
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
