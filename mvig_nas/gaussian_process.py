@@ -155,7 +155,8 @@ class GaussianProcess:
         covariance = self._covariance(self._x, self._x)
         covariance[np.diag_indices(len(levels))] += given.noise + _JITTER
         self._lower = cholesky(covariance, lower=True, check_finite=False)
-        self._alpha = cho_solve((self._lower, True), normal_scores(scores), check_finite=False)
+        self._y = normal_scores(scores)
+        self._alpha = cho_solve((self._lower, True), self._y, check_finite=False)
 
     def mean(self, levels: Levels) -> FloatArray:
         """Posterior mean (m,)."""
@@ -176,6 +177,16 @@ class GaussianProcess:
         half = solve_triangular(self._lower, across.T, lower=True, check_finite=False)
         return across @ self._alpha, self._covariance(x, x) - half.T @ half
 
+    def leave_one_out(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation (n,) of each observed score from all others, the hyper-parameters as they are.
+
+        Closed form, with K the covariance of the observations, noise included: mean y - K^-1 y / diag(K^-1), variance
+        1 / diag(K^-1) (Rasmussen and Williams 2006, equations 5.10 to 5.12).
+        """
+        inverse = cho_solve((self._lower, True), np.eye(len(self._y)), check_finite=False)
+        precision = np.diag(inverse)
+        return self._y - self._alpha / precision, 1.0 / np.sqrt(precision)
+
     def _covariance(self, one: FloatArray, other: FloatArray) -> FloatArray:
         s = (one * self._weights) @ other.T
         result: FloatArray = self._given.main / self._total * s + self._given.product * np.exp(s - self._total)
@@ -188,9 +199,20 @@ def normal_scores(scores: FloatArray) -> FloatArray:
     A score far below the others (a network that did not train, say) counts as `_FENCE` interquartile ranges below their
     lower quartile: as it is, it would make all the others look alike.
     """
+    centre, spread = centre_and_spread(scores)
+    result: FloatArray = (_fenced(scores) - centre) / spread
+    return result
+
+
+def centre_and_spread(scores: FloatArray) -> tuple[float, float]:
+    """What `normal_scores` subtracts, then divides by."""
+    fenced = _fenced(scores)
+    return float(fenced.mean()), float(fenced.std()) + 1e-12
+
+
+def _fenced(scores: FloatArray) -> FloatArray:
     low, high = np.quantile(scores, [0.25, 0.75])
-    fenced = np.maximum(scores, low - _FENCE * (high - low)) if high > low else scores
-    result: FloatArray = (fenced - fenced.mean()) / (fenced.std() + 1e-12)
+    result: FloatArray = np.maximum(scores, low - _FENCE * (high - low)) if high > low else scores
     return result
 
 

@@ -8,6 +8,7 @@ optimisation that also has to learn the constraint, what does not fit is never p
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -19,9 +20,11 @@ from mvig_nas.gaussian_process import (
     GaussianProcess,
     Hyperparameters,
     Levels,
+    centre_and_spread,
     fit,
     log_expected_improvement,
 )
+from mvig_nas.search_space import SearchSpace
 
 START = 8  # scores drawn at random before there is anything to fit
 GENERATIONS = 6
@@ -32,7 +35,51 @@ FINALISTS = 40
 LARGEST_BATCH = 10
 EVALUATIONS_PER_PROPOSAL = 25  # one more proposal a turn for so many evaluations
 LARGEST_FIT = 500
+FOLDS = 5
+LARGEST_FOLD_FIT = 250
 MUTATION_PROBABILITIES = (0.025, 0.05, 0.1)
+
+
+@dataclass(frozen=True)
+class PredictorError:
+    """How well the model foretells the scores of `count` architectures, each from all the others.
+
+    They are those that a search chose to score: mostly good ones, which are harder to tell apart than a random sample.
+    """
+
+    mean_absolute_error: float  # in the score's units
+    kendall_tau: float  # tau-b of prediction and score
+    count: int
+
+
+def leave_one_out(space: SearchSpace, candidates: Sequence[Candidate]) -> PredictorError | None:
+    """The model's own error on the scored candidates of a search, whatever sampler made it; in any order.
+
+    None where that says nothing: fewer than 8 scores, or all scores or all predictions equal.
+    """
+    # imported here, as a search without a report has no need of it and it takes half a second
+    from scipy.stats import kendalltau
+
+    scored = sorted((c for c in candidates if c.score is not None), key=lambda c: c.fingerprint)
+    scores = np.array([candidate.score for candidate in scored], dtype=np.float64)
+    features = Features(space)
+    if len(scores) < START or not features.names:
+        return None
+    levels = features.levels([candidate.architecture for candidate in scored])
+    # A fold's hyper-parameters come from the other folds: fitted to all scores, they know enough of the left-out one to
+    # find a tau of 0.3 in pure noise. Fingerprints are hashes, so that folds and first ones are random samples.
+    fold = np.arange(len(scores)) % FOLDS
+    mean = np.empty_like(scores)
+    with threadpool_limits(limits=1):
+        for number in range(FOLDS):
+            others = np.flatnonzero(fold != number)[:LARGEST_FOLD_FIT]
+            given = fit(features, levels[others], scores[others])
+            foretold, _ = GaussianProcess(features, levels, scores, given).leave_one_out()
+            mean[fold == number] = foretold[fold == number]
+    centre, spread = centre_and_spread(scores)
+    predicted = centre + spread * mean
+    tau = float(kendalltau(predicted, scores).statistic)
+    return None if math.isnan(tau) else PredictorError(float(np.abs(predicted - scores).mean()), tau, len(scores))
 
 
 class Surrogate:

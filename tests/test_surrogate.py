@@ -1,6 +1,9 @@
 """The Gaussian process behind the default sampler, and what it is to a search."""
 
+import json
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +13,13 @@ from scipy.optimize import check_grad
 from scipy.stats import norm
 
 from mvig_nas import gaussian_process, shipped
+from mvig_nas.architecture import Architecture
+from mvig_nas.cli.search import _print
 from mvig_nas.gaussian_process import Features, GaussianProcess, Hyperparameters, log_expected_improvement
+from mvig_nas.report import write_report
 from mvig_nas.search_space import STAGE_CHOICES, SearchSpace
-from mvig_nas.study import search
+from mvig_nas.study import FEASIBLE, Candidate, search
+from mvig_nas.surrogate import leave_one_out
 from tests.engine_contract import HALF, TOY, SizeLatency, WidthScore, no_costs
 
 SPACES = [SearchSpace.from_toml(shipped.space_path(name)) for name in ("toy", "mobilevig", "mobilevig-ti")]
@@ -80,6 +87,23 @@ def test_the_posterior_is_that_of_the_textbook() -> None:
     np.testing.assert_allclose(model.mean_and_covariance(levels[8:])[1], covariance, atol=1e-9)
 
 
+def test_leaving_one_out_is_a_fit_without_it() -> None:
+    features, levels, scores = problem(12)
+    given_ = Hyperparameters(np.full(len(features.names), 0.1), main=0.7, product=0.5, noise=0.01)
+    mean, sd = GaussianProcess(features, levels, scores, given_).leave_one_out()
+    marked = features.with_unused(levels)
+    s = sum(0.1 * kernel[marked[:, p][:, None], marked[:, p]] for p, kernel in enumerate(features.kernels))
+    total = 0.1 * len(features.names)
+    k = 0.7 / total * s + 0.5 * np.exp(s - total)
+    noise = 0.01 + 1e-6
+    y = (scores - scores.mean()) / scores.std()
+    for left_out in range(12):
+        rest = np.delete(np.arange(12), left_out)
+        weights = np.linalg.solve(k[np.ix_(rest, rest)] + noise * np.eye(11), k[rest, left_out])
+        assert mean[left_out] == pytest.approx(weights @ y[rest], abs=1e-9)
+        assert sd[left_out] == pytest.approx((k[left_out, left_out] + noise - weights @ k[rest, left_out]) ** 0.5)
+
+
 def test_the_fit_follows_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     features, levels, scores = problem(20)
     errors = []
@@ -136,3 +160,72 @@ def test_it_beats_random_search() -> None:
     pairs = [(best("surrogate", seed), best("random", seed)) for seed in range(3)]
     assert all(modelled >= uniform for modelled, uniform in pairs)
     assert sum(modelled > uniform for modelled, uniform in pairs) >= 2
+
+
+def scored(score: Callable[[Architecture], float], count: int, seed: int = 0) -> list[Candidate]:
+    rng = random.Random(seed)
+    return [
+        Candidate(place, 0, architecture, FEASIBLE, 1.0, {}, 1, score=score(architecture))
+        for place, architecture in enumerate(dict.fromkeys(TOY.sample(rng) for _ in range(count)))
+    ]
+
+
+def test_a_smooth_score_is_foretold() -> None:
+    candidates = scored(WidthScore(), 60)
+    error = leave_one_out(TOY, candidates)
+    assert error is not None
+    assert error.count == len(candidates)
+    assert error.kendall_tau > 0.8
+    spread = np.std([candidate.score for candidate in candidates])
+    assert error.mean_absolute_error < 0.3 * spread
+    larger = leave_one_out(TOY, scored(lambda architecture: 1000 * WidthScore()(architecture) + 7, 60))
+    assert larger is not None
+    assert larger.mean_absolute_error == pytest.approx(1000 * error.mean_absolute_error, rel=1e-3)
+
+
+def test_noise_is_not_foretold() -> None:
+    # hyper-parameters that had seen the left-out score would bring about 0.3
+    noise = random.Random(0)
+    errors = [leave_one_out(TOY, scored(lambda _: noise.random(), 50, seed)) for seed in range(8)]
+    assert abs(np.mean([error.kendall_tau for error in errors if error is not None])) < 0.12
+
+
+def test_the_error_depends_on_no_order() -> None:
+    candidates = scored(WidthScore(), 30)
+    shuffled = random.Random(1).sample(candidates, len(candidates))
+    assert leave_one_out(TOY, candidates) == leave_one_out(TOY, shuffled)
+
+
+def test_too_few_or_equal_scores_have_no_error() -> None:
+    assert leave_one_out(TOY, scored(WidthScore(), 60)[:7]) is None
+    assert leave_one_out(TOY, scored(lambda _: 3.3, 20)) is None
+    unscored = [Candidate(place, 0, TOY.largest, "infeasible", 1.0, {}, 1) for place in range(9)]
+    assert leave_one_out(TOY, unscored) is None
+
+
+@pytest.mark.parametrize("sampler", ["surrogate", "random"])
+def test_a_search_reports_it(sampler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = search(
+        TOY,
+        WidthScore(),
+        SizeLatency(),
+        HALF,
+        evaluations=10,
+        sampler=sampler,
+        costs=no_costs,
+        labels={"device": "a phone"},
+    )
+    error = study.predictor_error
+    assert error == leave_one_out(TOY, study.candidates)
+    assert error is not None
+    files = write_report(study, [], tmp_path, command="search", seconds=1.0)
+    line = f"each of 10 scored architectures left out in turn: mean absolute error {error.mean_absolute_error:.3g}"
+    assert line in files["report"].read_text()
+    _print(study, [], files, 1.0, as_json=False)
+    assert line in capsys.readouterr().out
+    _print(study, [], files, 1.0, as_json=True)
+    assert json.loads(capsys.readouterr().out)["predictor_error"] == {
+        "mean_absolute_error": error.mean_absolute_error,
+        "kendall_tau": error.kendall_tau,
+        "count": 10,
+    }

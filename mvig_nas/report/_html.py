@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mvig_nas.report._notes import predictor_note, score_note
+
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
     from mvig_nas.study import Study
@@ -43,10 +45,12 @@ def page(
         f"<h1>Search in {escape(settings.space.name)} for {escape(device)}</h1>",
         f"<p class=note>{study.judged:,} architectures judged by predicted latency, {study.evaluated:,} scored by "
         f"{escape(settings.score)} with {escape(settings.sampler)}, seed {settings.seed}, {seconds:.1f} s.</p>",
-        "<p class=note>The score is a training-free proxy: it orders networks and is no accuracy. Latencies are "
+        f"<p class=note>{escape(score_note(settings.score))} Latencies are "
         "predicted from published measurements of other networks, not measured on this one; an 80 % interval should "
         "hold the true value four times out of five.</p>",
     ]
+    if study.predictor_error is not None:
+        parts.append(f"<p class=note>{escape(predictor_note(study.predictor_error))}</p>")
     if winner is not None:
         parts += ["<h2>Winner and published networks</h2>", _comparison(study, presets)]
         parts += ["<h2>The winner, stage by stage</h2>", _stages(winner.architecture)]
@@ -76,7 +80,8 @@ def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]]) -> str:
     for preset in presets:
         name = preset["name"] if preset["is_within_budget"] else f"{preset['name']} (not within the budget)"
         low, high = preset["interval_ms"]
-        cells = [name, f"{preset['score']:.4g}", f"{preset['latency_ms']:.3f}", f"{low:.2f}-{high:.2f}"]
+        score = "" if preset["score"] is None else f"{preset['score']:.4g}"
+        cells = [name, score, f"{preset['latency_ms']:.3f}", f"{low:.2f}-{high:.2f}"]
         rows.append(("", [*cells, f"{preset['parameters']:,}", f"{preset['macs']:,}"]))
     return _table(["architecture", "score", "predicted ms", "80 % interval", "parameters", "MACs"], rows)
 

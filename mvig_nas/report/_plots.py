@@ -25,6 +25,7 @@ def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]]) -> b
     axes.scatter([c.latency_ms for c in scored], [_score(c) for c in scored], s=14, color=MUTED, label="scored")
     front = study.front
     axes.step([c.latency_ms for c in front], [_score(c) for c in front], where="post", color=BAND, label="front")
+    presets = [preset for preset in presets if preset["score"] is not None]
     axes.scatter(
         [preset["latency_ms"] for preset in presets],
         [preset["score"] for preset in presets],

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvig_nas import __version__, kernels
-from mvig_nas.architecture import PRESETS
+from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.report._html import page
 from mvig_nas.report._plots import best_so_far_png, score_latency_png
@@ -23,7 +24,7 @@ _PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "optuna")
 
 
 def preset_rows(study: "Study", latency: "Latency", score: "Score") -> list[dict[str, Any]]:
-    """The published networks beside a study, those over its budget too: predicted latency, costs, score."""
+    """The published networks beside a study, those over its budget too: predicted latency, costs, score if any."""
     architectures = list(PRESETS.values())
     latencies_ms = latency.predict_ms(architectures).tolist()
     low, high = latency.interval_ms(architectures, 0.8)
@@ -39,13 +40,21 @@ def preset_rows(study: "Study", latency: "Latency", score: "Score") -> list[dict
                 "fingerprint": architecture.fingerprint,
                 "latency_ms": latencies_ms[place],
                 "interval_ms": [float(low[place]), float(high[place])],
-                "score": score(architecture) if value is None else value,
+                "score": _score_of(architecture, score) if value is None else value,
                 "is_within_budget": value is not None,
                 "parameters": totals.parameters,
                 "macs": totals.macs,
             }
         )
     return rows
+
+
+def _score_of(architecture: Architecture, score: "Score") -> float | None:
+    # A supernet has a score only for what it holds.
+    try:
+        return score(architecture)
+    except MvigNasError:
+        return None
 
 
 def write_report(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mvig_nas.budget import Budget
 from mvig_nas.engine import FEASIBLE, INFEASIBLE, Candidate, pareto_front
@@ -13,6 +13,9 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.files import write_whole
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.study import _journal
+
+if TYPE_CHECKING:
+    from mvig_nas.surrogate import PredictorError
 
 SCHEMA = 1
 CANDIDATES_FILE_NAME = "candidates.jsonl"
@@ -111,6 +114,14 @@ class Study:
             if candidate.state != INFEASIBLE:
                 series.append(best)
         return tuple(series)
+
+    @cached_property
+    def predictor_error(self) -> "PredictorError | None":
+        """Error of the Gaussian process on these candidates, each left out in turn; see `surrogate.leave_one_out`."""
+        # imports scipy
+        from mvig_nas.surrogate import leave_one_out
+
+        return leave_one_out(self.settings.space, self.candidates)
 
     @property
     def evaluated(self) -> int:
