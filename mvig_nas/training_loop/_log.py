@@ -1,0 +1,120 @@
+"""What a training writes of itself: a CSV, TensorBoard scalars, and a Progress for whoever shows a bar."""
+
+import csv
+import io
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvig_nas.errors import MvigNasError
+from mvig_nas.files import save
+
+FILE = "log.csv"
+BOARD = "tensorboard"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a training after a step.
+
+    `images_per_second` counts images of this run, over all processes; `waiting` is the share of its time spent waiting
+    for images.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    images_per_second: float
+    waiting: float
+    message: str | None = None
+
+
+class Log:
+    """Appends rows to `log.csv`, and scalars to a TensorBoard file of its own in `tensorboard/`.
+
+    Rows past the step that a run goes on from are removed: they come again.
+
+    Raises:
+        MvigNasError: the folder cannot be written, or the disk is full; so do all methods.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        # SummaryWriter writes in a thread, and waits for ever where that has met a full disk.
+        from tensorboardX.event_file_writer import EventsWriter
+
+        self._path = folder / FILE
+        self._columns: list[str] = []
+        with _writable(folder):
+            (folder / BOARD).mkdir(exist_ok=True)
+            # The time in the name is in whole seconds, and a second run may begin within the same.
+            self._board = EventsWriter(str(folder / BOARD / "events"), f".{time.time_ns()}")
+        self.go_back(step)
+
+    def go_back(self, step: int) -> None:
+        """Forget the rows after this step."""
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._columns = []
+        if self._path.is_file():
+            with self._path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if _is_before(row, step)]
+            if kept:
+                self._columns = list(kept[0])
+                save(self._path, _csv(self._columns, kept, header=True))
+            else:
+                self._path.unlink()
+        # A session's start makes readers drop what earlier ones wrote from this step on.
+        start = Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        with _writable(self._path.parent):
+            self._board.write_event(start)
+            self._board.flush()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """A row; the first one names the columns."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        row = {"step": step, **values}
+        is_first = not self._columns
+        if is_first:
+            self._columns = list(row)
+        with _writable(self._path):
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                file.write(_csv(self._columns, [row], header=is_first))
+            for name, value in values.items():
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            self._board.flush()
+
+    def close(self) -> None:
+        """Close what is open."""
+        with _writable(self._path):
+            self._board.close()
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MvigNasError(
+            f"{path} must be writable, got {error.strerror!r}; take another place or make room."
+        ) from error
+
+
+def _is_before(row: Mapping[str, Any], step: int) -> bool:
+    # A row that a kill cut short has no number there, or misses its last values.
+    return None not in row.values() and str(row.get("step", "")).isdigit() and int(row["step"]) <= step
+
+
+def _csv(columns: list[str], rows: list[Any], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
