@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 SPACES = {
     name: SearchSpace.from_toml(REPOSITORY / "search_spaces" / f"{name}.toml")
-    for name in ("mobilevig", "mobilevig-ti", "toy")
+    for name in ("micro", "mobilevig", "mobilevig-ti", "toy")
 }
 
 
