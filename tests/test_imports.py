@@ -18,8 +18,16 @@ ORDER = (
     "architecture",
     "search_space",
     "kernels",
+    "device_log",
     "latency",
     "network",
+    "supernet",
+    "image_data",
+    "evaluation",
+    "training_loop",
+    "teacher",
+    "train_supernet",
+    "retrain",
     "scores",
     "budget",
     "engine",
@@ -29,9 +37,11 @@ ORDER = (
     "optuna_engine",
     "study",
     "coreml",
+    "ranking",
     "report",
     "shipped",
     "cli",
+    "__main__",
 )
 HEAVY = ("torch", "timm", "optuna", "coremltools", "ray", "sklearn", "scipy", "matplotlib", "numpy", "rich")
 

@@ -11,8 +11,10 @@ from mvig_nas import __version__
 from mvig_nas.cli.describe import describe
 from mvig_nas.cli.export import export
 from mvig_nas.cli.listing import devices, spaces
+from mvig_nas.cli.log import log
 from mvig_nas.cli.sample import sample
 from mvig_nas.cli.search import search
+from mvig_nas.cli.supernet import supernet
 from mvig_nas.errors import MvigNasError
 
 
@@ -25,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (search, describe, spaces, devices, sample, export):
+for command in (search, supernet, describe, spaces, devices, sample, export, log):
     cli.add_command(command)
 
 

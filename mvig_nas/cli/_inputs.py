@@ -1,6 +1,8 @@
 """What commands read: a space, a predictor, an architecture."""
 
 import json
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from mvig_nas.search_space import SearchSpace
 
 if TYPE_CHECKING:
     from mvig_nas.latency import ArchitectureLatency
+    from mvig_nas.training_loop import Recipe
 
 
 def load_space(name: str) -> SearchSpace:
@@ -57,5 +60,34 @@ def load_architecture(name: str) -> Architecture:
         raise MvigNasError(
             f"{path}: an architecture must be JSON, got text that breaks off or errs: {error}."
         ) from error
+    except MvigNasError as error:
+        raise MvigNasError(f"{path}: {error}") from error
+
+
+def load_recipe(name: str, given: Mapping[str, Any]) -> "Recipe":
+    """A shipped training recipe by name, or one from a TOML file, with the entries of `given` in place of its own.
+
+    Entries that are `Preprocessing`'s may stand in `given` beside the recipe's.
+
+    Raises:
+        MvigNasError: no such recipe, its file is wrong, or a value is out of range.
+    """
+    from dataclasses import fields
+
+    from mvig_nas.image_data import Preprocessing
+    from mvig_nas.training_loop import Recipe
+
+    path = shipped.recipe_path(name)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise MvigNasError(f"a recipe must be TOML, got {error} in {path}.") from error
+    own = {field.name for field in fields(Preprocessing)}
+    images = {key: value for key, value in given.items() if key in own}
+    rest = {key: value for key, value in given.items() if key not in own}
+    try:
+        return Recipe.from_dict({**values, **rest, "preprocessing": {**values.get("preprocessing", {}), **images}})
+    except TypeError as error:
+        raise MvigNasError(f"{path}: a recipe's values must be of the right type, got: {error}.") from error
     except MvigNasError as error:
         raise MvigNasError(f"{path}: {error}") from error

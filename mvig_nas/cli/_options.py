@@ -1,6 +1,7 @@
 """Parameter types and options that commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -68,3 +69,8 @@ def seed_option() -> _Decorator:
 def json_option() -> _Decorator:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines, no tables.")
+
+
+def data_option(required: bool = True, help: str = "Folder with train/CLASS/*.jpg and val/CLASS/*.jpg.") -> _Decorator:
+    """`--data`."""
+    return click.option("--data", type=click.Path(path_type=Path), required=required, metavar="FOLDER", help=help)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import BYTES, COUNT, DURATION, device_option, json_option, seed_option, space_option
+from mvig_nas.cli._options import (
+    BYTES,
+    COUNT,
+    DURATION,
+    data_option,
+    device_option,
+    json_option,
+    seed_option,
+    space_option,
+)
 
 if TYPE_CHECKING:
     from mvig_nas.study import Progress, Study
@@ -36,7 +45,13 @@ _RUNS = Path("results/runs")
 @click.option("--front", is_flag=True, help="Trace the whole score/latency front instead of one winner.")
 @device_option()
 @space_option()
-@click.option("--score", default=None, metavar="NAME", help="What to maximise.  [default: see docs/scores.md]")
+@click.option(
+    "--score",
+    default=None,
+    metavar="NAME",
+    help="What to maximise: a proxy (docs/scores.md), or supernet:PATH.  [default: zico]",
+)
+@data_option(required=False, help="Images that the supernet was trained on, for --score supernet:PATH.")
 @click.option("--sampler", default="auto", show_default=True, metavar="NAME", help="How to propose architectures.")
 @click.option("--evaluations", type=click.IntRange(1), default=80, show_default=True, help="Scores to compute.")
 @seed_option()
@@ -50,7 +65,8 @@ _RUNS = Path("results/runs")
 def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool, **options: Any) -> None:
     """Search for the best network inside a latency budget.
 
-    The score is a training-free proxy: it orders networks, it is no accuracy.
+    By default the score is a training-free proxy: it orders networks, it is no accuracy. A supernet's is top-1 of its
+    sub-networks on held-out training images.
     """
     from mvig_nas import scores, shipped
     from mvig_nas.budget import Budget
@@ -69,7 +85,8 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
         space = SearchSpace.from_toml(shipped.space_path(options["space"]))
     budget = Budget(**limits, confidence=options["confidence"])
     latency = load_latency(options["device"])
-    score = scores.load(options["score"] or scores.DEFAULT, seed=options["seed"])
+    data: Path | None = options["data"]
+    score = scores.load(options["score"] or scores.DEFAULT, seed=options["seed"], data=data, space=space)
     folder = out or _new_folder(space.name, options)
     began = time.monotonic()
     try:
@@ -86,7 +103,7 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
                 folder=folder,
                 resume=resume,
                 time_limit_s=None if options["time_limit"] is None else options["time_limit"] / 1e3,
-                labels={"device": options["device"]},
+                labels={"device": options["device"]} | ({} if data is None else {"data": str(data)}),
                 on_candidate=show,
             )
     except KeyboardInterrupt:
@@ -109,6 +126,7 @@ def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, An
         **settings.budget.to_dict(),
         "front": settings.front,
         "device": settings.labels.get("device", options["device"]),
+        "data": Path(settings.labels["data"]) if "data" in settings.labels else None,
         "score": settings.score,
         "sampler": settings.sampler,
         "evaluations": settings.evaluations,
@@ -190,7 +208,10 @@ class _progress:  # noqa: N801 - used as `with _progress(...)`
 def _print(
     study: "Study", presets: list[dict[str, Any]], files: dict[str, Path], seconds: float, *, as_json: bool
 ) -> None:
+    from dataclasses import asdict
+
     from mvig_nas.cli._output import count, interval, print_json, print_table
+    from mvig_nas.report import predictor_note, score_note
 
     winner = study.winner
     if as_json:
@@ -200,6 +221,7 @@ def _print(
                 "presets": presets,
                 "judged": study.judged,
                 "evaluated": study.evaluated,
+                "predictor_error": None if study.predictor_error is None else asdict(study.predictor_error),
                 "seconds": seconds,
                 "ended": study.ended,
                 "folder": str(study.folder),
@@ -218,7 +240,8 @@ def _print(
     rows = [[*row, count(winner.totals.parameters), count(winner.totals.macs), winner.fingerprint]]
     for preset in presets:
         name = preset["name"] if preset["is_within_budget"] else f"({preset['name']})"
-        cells = [name, f"{preset['score']:.3f}", f"{preset['latency_ms']:.3f}", interval(*preset["interval_ms"])]
+        value = "-" if preset["score"] is None else f"{preset['score']:.3f}"
+        cells = [name, value, f"{preset['latency_ms']:.3f}", interval(*preset["interval_ms"])]
         rows.append([*cells, count(preset["parameters"]), count(preset["macs"]), preset["fingerprint"]])
     print_table(
         f"Predicted for {study.settings.labels['device']}",
@@ -229,7 +252,9 @@ def _print(
         click.echo("In brackets: not within the budget or the space, for comparison only.")
     if study.settings.front:
         click.echo(f"{len(study.front)} architectures on the front: {files['front']}")
-    click.echo("The score is a training-free proxy, not an accuracy; the latency is a prediction, not a measurement.")
+    if study.predictor_error is not None:
+        click.echo(predictor_note(study.predictor_error))
+    click.echo(f"{score_note(study.settings.score)} The latency is a prediction, not a measurement.")
     click.echo(f"Report: {files['report']}")
     click.echo(f"Next: mvig-nas describe {files['winner']}")
     click.echo(f"      mvig-nas export {files['winner']}")

@@ -1,4 +1,4 @@
-"""Scores without data: training-free proxies, which a search maximises. None of them is an accuracy."""
+"""What a search maximises: training-free proxies, which are no accuracies, or top-1 of a supernet's sub-networks."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,13 +7,32 @@ from mvig_nas.scores._load import DEFAULT, NAMES, Score, load
 if TYPE_CHECKING:
     from mvig_nas.scores._gradients import grad_norm, snip
     from mvig_nas.scores._naswot import naswot
+    from mvig_nas.scores._supernet import SupernetScore, training_split
     from mvig_nas.scores._synflow import synflow
     from mvig_nas.scores._zen import zen
     from mvig_nas.scores._zico import zico
 
-__all__ = ["DEFAULT", "NAMES", "Score", "grad_norm", "load", "naswot", "snip", "synflow", "zen", "zico"]
+__all__ = [
+    "DEFAULT",
+    "NAMES",
+    "Score",
+    "SupernetScore",
+    "grad_norm",
+    "load",
+    "naswot",
+    "snip",
+    "synflow",
+    "training_split",
+    "zen",
+    "zico",
+]
 
-_MODULES = {"grad_norm": "_gradients", "snip": "_gradients"}
+_MODULES = {
+    "grad_norm": "_gradients",
+    "snip": "_gradients",
+    "SupernetScore": "_supernet",
+    "training_split": "_supernet",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, log
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.search_space import SearchSpace
 
 if TYPE_CHECKING:
     import torch
@@ -133,20 +135,37 @@ NAMES: tuple[str, ...] = (*_PROXIES, *_COSTS)
 DEFAULT = "zico"
 
 
-def load(name: str = DEFAULT, *, seed: int = 0, resolution: int | None = None, batch_size: int | None = None) -> Score:
+def load(
+    name: str = DEFAULT,
+    *,
+    seed: int = 0,
+    resolution: int | None = None,
+    batch_size: int | None = None,
+    data: Path | None = None,
+    space: SearchSpace | None = None,
+) -> Score:
     """A score by its name.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`, or `supernet:PATH` for top-1 of a trained supernet's sub-networks.
         seed: of weights and inputs; the baselines `log_macs` and `log_params` have none to draw.
         resolution: side of the images in pixels, for all architectures alike; None for half of each one's own.
         batch_size: images a pass, at least 2; None for the proxy's own. SynFlow always takes one.
+        data: folder of the images that the supernet was trained on.
+        space: what will be searched, and a supernet must hold; None to leave that unchecked.
 
     Raises:
-        MvigNasError: an unknown name, or a seed, resolution or batch size out of range.
+        MvigNasError: an unknown name, a seed, resolution or batch size out of range, or see `SupernetScore`.
     """
+    if name.startswith("supernet:"):
+        from mvig_nas.scores._supernet import load_supernet_score
+
+        score = load_supernet_score(name, data)
+        if space is not None:
+            score.check_space(space)
+        return score
     if name not in NAMES:
-        raise MvigNasError(f"no score is called {name!r}; {closest(name, NAMES)}")
+        raise MvigNasError(f"no score is called {name!r}; {closest(name, NAMES)} Or supernet:PATH.")
     _require("seed", seed, 0)
     if resolution is not None:
         _require("resolution", resolution, 32)

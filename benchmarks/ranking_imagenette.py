@@ -1,0 +1,260 @@
+"""Does a supernet's ranking agree with stand-alone training, and does a search by it find better networks?
+
+    python -m benchmarks.ranking_imagenette --data IMAGENETTE supernet sandwich-kl    (a variant; see VARIANTS)
+    python -m benchmarks.ranking_imagenette --data IMAGENETTE alone                   (may run twice at once)
+    python -m benchmarks.ranking_imagenette --data IMAGENETTE winners                 (searches, then trains)
+    python -m benchmarks.ranking_imagenette --data IMAGENETTE calibration
+    python -m benchmarks.ranking_imagenette --data IMAGENETTE report
+
+On Imagenette at 64 px, one thread. Runs go to results/runs/ranking/, figures to results/ranking_imagenette/. Everything
+resumes where it was stopped.
+"""
+
+import csv
+import json
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from mvig_nas import scores, shipped
+from mvig_nas.architecture import Architecture, Stage
+from mvig_nas.budget import Budget
+from mvig_nas.image_data import LabelledImages, hold_out, read_split
+from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
+from mvig_nas.ranking import (
+    Ranked,
+    StandAlone,
+    agreement,
+    partial_tau,
+    proxies,
+    rank,
+    stand_alone,
+    stratified,
+    write_ranking,
+)
+from mvig_nas.scores import SupernetScore
+from mvig_nas.search_space import SearchSpace
+from mvig_nas.study import search
+from mvig_nas.train_supernet import SupernetPlan, train_supernet
+from mvig_nas.training_loop import Execution, Progress, Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "results" / "runs" / "ranking"
+OUT = ROOT / "results" / "ranking_imagenette"
+SPACE = "micro"
+DEVICE = "iphone-13-mini"
+COUNT, SEED = 24, 0
+HOLD_OUT = 0.15
+RECIPE = Recipe(
+    epochs=20, batch_size=64, learning_rate=3e-3, warmup_epochs=1, clip=5.0, clip_mode="norm", hold_out=HOLD_OUT
+)
+SUPERNET_EPOCHS = 30
+MAIN = "sandwich-kl"
+VARIANTS = {
+    MAIN: SupernetPlan(),
+    "sandwich-labels": SupernetPlan(distillation=None),
+    "uniform": SupernetPlan(sampling="uniform", distillation=None),
+}
+SEARCH_PROXIES = ("zico", "log_macs")
+EVALUATIONS = 80
+WINNER_SEEDS = (0, 1)
+CALIBRATION_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
+REFERENCE_SIZE = 8000
+EXECUTION = Execution(channels_last=True, checkpoint_minutes=3)
+
+# MobileViG-Ti's shape: its depths but for 4 of the 6 blocks of stage 3, its widths times 3/8, rounded to the space.
+PRESET_SHAPED = Architecture(
+    (
+        Stage(16, conv_depth=2),
+        Stage(32, conv_depth=2),
+        Stage(64, conv_depth=4),
+        Stage(96, graph_depth=2, graph_step=1),
+    ),
+    head_width=256,
+    resolution=64,
+)
+
+
+def space() -> SearchSpace:
+    return SearchSpace.from_toml(shipped.space_path(SPACE))
+
+
+def latency() -> ArchitectureLatency:
+    return ArchitectureLatency(LatencyPredictor.load(shipped.predictor_folder(DEVICE)))
+
+
+def training_images(data: Path) -> LabelledImages:
+    return hold_out(read_split(data, "train"), HOLD_OUT)[0]
+
+
+def shown(name: str, progress: Progress) -> None:
+    if progress.message or progress.step % 100 == 0:
+        print(
+            time.strftime("%H:%M:%S"),
+            name,
+            f"{progress.step}/{progress.steps} loss {progress.loss:.3f} {progress.images_per_second:.0f} images/s",
+            progress.message or "",
+            flush=True,
+        )
+
+
+def trained(data: Path, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[StandAlone]:
+    return stand_alone(
+        architectures,
+        training_images(data),
+        read_split(data, "val"),
+        RECIPE,
+        RUNS / "alone",
+        seeds=seeds,
+        execution=EXECUTION,
+        in_memory=True,
+        on_progress=lambda place, progress: shown(str(place), progress),
+    )
+
+
+def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / name).open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+@click.group()
+@click.option("--data", type=click.Path(path_type=Path), required=True)
+@click.pass_context
+def main(ctx: click.Context, data: Path) -> None:
+    torch.set_num_threads(1)
+    ctx.obj = data
+
+
+@main.command()
+@click.argument("variant", type=click.Choice(list(VARIANTS)))
+@click.pass_obj
+def supernet(data: Path, variant: str) -> None:
+    folder = RUNS / variant
+    train_supernet(
+        space(),
+        training_images(data),
+        Recipe.from_dict({**RECIPE.to_dict(), "epochs": SUPERNET_EPOCHS}),
+        folder,
+        plan=VARIANTS[variant],
+        execution=EXECUTION,
+        in_memory=True,
+        resume=(folder / "state.pt").is_file(),
+        on_progress=lambda progress: shown(variant, progress),
+    )
+
+
+@main.command()
+@click.pass_obj
+def alone(data: Path) -> None:
+    architectures = stratified(space(), latency(), COUNT, SEED)
+    # In an order that covers the whole range early.
+    order = sorted(range(COUNT), key=lambda place: int(f"{place:05b}"[::-1], 2))
+    for row in trained(data, [architectures[place] for place in order], [SEED]):
+        print(row.architecture.fingerprint, f"{row.accuracy:.4f}", f"{row.seconds:.0f} s")
+
+
+def budget_ms() -> float:
+    """The preset-shaped network's predicted latency, which all others must keep."""
+    return float(latency().predict_ms([PRESET_SHAPED])[0])
+
+
+def found(data: Path) -> dict[str, Architecture]:
+    """The preset-shaped network, and the winner of a search by each score; searched once."""
+    path = RUNS / "winners.json"
+    if path.is_file():
+        return {name: Architecture.from_dict(values) for name, values in json.loads(path.read_text()).items()}
+    winners = {"preset-shaped": PRESET_SHAPED}
+    for name in (f"supernet:{RUNS / MAIN}", *SEARCH_PROXIES):
+        score = scores.load(name, seed=SEED, data=data, space=space())
+        study = search(space(), score, latency(), Budget(latency_ms=budget_ms()), evaluations=EVALUATIONS, seed=SEED)
+        assert study.winner is not None
+        winners[name.partition(":")[0]] = study.winner.architecture
+        print(name, study.winner.score, study.winner.latency_ms, study.predictor_error, flush=True)
+    path.write_text(json.dumps({name: winner.to_dict() for name, winner in winners.items()}))
+    return winners
+
+
+@main.command()
+@click.pass_obj
+def winners(data: Path) -> None:
+    architectures = found(data)
+    predicted = latency().predict_ms(list(architectures.values()))
+    rows = []
+    for (name, architecture), latency_ms in zip(architectures.items(), predicted.tolist(), strict=True):
+        results = trained(data, [architecture], WINNER_SEEDS)
+        accuracies = [result.accuracy for result in results]
+        row = {"chosen_by": name, "latency_ms": f"{latency_ms:.4f}", "top1": f"{mean(accuracies):.4f}"}
+        row |= {f"seed{result.seed}": f"{result.accuracy:.4f}" for result in results}
+        rows.append({**row, "fingerprint": architecture.fingerprint, "architecture": architecture.to_json()})
+        print(row, flush=True)
+    write("winners.csv", rows)
+
+
+@main.command()
+@click.pass_obj
+def calibration(data: Path) -> None:
+    """How far top-1 and the order of a dozen sub-networks are from those with nearly all images, by sample size."""
+    architectures = stratified(space(), latency(), COUNT, SEED)[::2]
+    values = {
+        size: [SupernetScore(RUNS / MAIN, data, calibration_images=size)(a) for a in architectures]
+        for size in (0, *CALIBRATION_SIZES, REFERENCE_SIZE)
+    }
+    reference = np.array(values[REFERENCE_SIZE])
+    rows = []
+    for size, top1 in values.items():
+        tau = agreement(top1, reference).kendall_tau.value
+        error = float(np.abs(np.array(top1) - reference).mean())
+        rows.append({"images": size, "mean_absolute_difference": f"{error:.4f}", "tau_to_reference": f"{tau:.3f}"})
+        print(rows[-1], flush=True)
+    write("calibration.csv", rows)
+
+
+@main.command()
+@click.pass_obj
+def report(data: Path) -> None:
+    architectures = stratified(space(), latency(), COUNT, SEED)
+    done = [a for a in architectures if (RUNS / "alone" / f"{a.fingerprint}-seed{SEED}" / "result.json").is_file()]
+    results = trained(data, done, [SEED])
+    estimators: dict[str, Any] = {}
+    for variant in VARIANTS:
+        if (RUNS / variant / "supernet.safetensors").is_file():
+            estimators[f"supernet {variant}"] = SupernetScore(RUNS / variant, data)
+    estimators[f"supernet {MAIN}, not recalibrated"] = SupernetScore(RUNS / MAIN, data, calibration_images=0)
+    rows = rank(results, estimators | proxies(), latency(), RUNS)
+    OUT.mkdir(parents=True, exist_ok=True)
+    write_ranking(rows, architectures, OUT, f"supernet {MAIN}")
+    write("agreement_within_macs.csv", within_macs(rows))
+    about = {
+        "python": platform.python_version(),
+        "threads": 1,
+        **{name: version(name) for name in ("mvig-nas", "torch", "timm", "numpy")},
+        "trained_alone": len(done),
+        "seconds_alone": round(sum(result.seconds for result in results)),
+    }
+    (OUT / "versions.json").write_text(json.dumps(about, indent=1) + "\n")
+    print((OUT / "agreement.md").read_text())
+
+
+def within_macs(rows: Sequence[Ranked]) -> list[dict[str, str]]:
+    """Kendall's tau over pairs of similar MACs, which cost alone does not order."""
+    accuracies, macs = [row.accuracy for row in rows], [float(row.macs) for row in rows]
+    table = []
+    for name in rows[0].estimates:
+        tau = partial_tau([row.estimates[name] for row in rows], accuracies, macs)
+        table.append({"estimate": name, "tau": f"{tau.value:.2f}", "low": f"{tau.low:.2f}", "high": f"{tau.high:.2f}"})
+    return sorted(table, key=lambda row: -float(row["tau"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""`mvig-nas supernet`: train one set of weights for a whole space, and check its ranking."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mvig_nas.cli._options import DURATION, data_option, device_option, json_option, space_option
+
+if TYPE_CHECKING:
+    from mvig_nas.train_supernet import LatencyRange
+    from mvig_nas.training_loop import Execution, Process, Progress, Recipe
+
+_RUNS = Path("results/runs")
+_RECIPE = "small"
+_RECIPE_OPTIONS = (
+    click.option("--epochs", type=click.IntRange(1), help="Passes over the training images."),
+    click.option("--batch-size", type=click.IntRange(2), help="Images a step, over all processes."),
+    click.option(
+        "--micro-batch-size", type=click.IntRange(2), help="Images a pass and process, which share batch norms."
+    ),
+    click.option("--learning-rate", "--lr", "learning_rate", type=float, help="Its peak."),
+    click.option("--weight-decay", type=float),
+    click.option("--warmup-epochs", type=click.IntRange(0)),
+    click.option("--label-smoothing", type=float),
+    click.option("--rand-augment", metavar="STRING", help="timm's, e.g. rand-m9-mstd0.5-inc1."),
+    click.option("--mixup", type=float, help="Alpha of Mixup."),
+    click.option("--cutmix", type=float, help="Alpha of CutMix."),
+    click.option("--random-erasing", type=float, help="Its probability."),
+    click.option("--clip", type=float, help="Clip gradients to this."),
+    click.option("--clip-mode", type=click.Choice(["value", "norm", "agc"])),
+    click.option("--ema-decay", type=float, help="Of the weights' moving average."),
+    click.option("--hold-out", type=float, help="Share of the training images kept apart for choosing."),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Same seed, same weights."),
+)
+_EXECUTION_OPTIONS = (
+    click.option(
+        "--torch-device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, or a GPU if any."
+    ),
+    click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images."),
+    click.option("--in-memory", is_flag=True, help="Keep decoded images in memory, in each worker."),
+    click.option(
+        "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+    ),
+    click.option("--channels-last/--channels-first", default=True, show_default=True, help="Layout of images."),
+    click.option(
+        "--checkpoint-minutes", type=click.FloatRange(0), default=10.0, show_default=True, help="Between checkpoints."
+    ),
+)
+
+
+def _with(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group()
+def supernet() -> None:
+    """Train one network whose slices are all networks of a space, and check how it ranks them."""
+
+
+@supernet.command()
+@data_option()
+@space_option()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one]")
+@click.option("--resume", is_flag=True, help="Go on with the training in --out; options not given are taken from it.")
+@click.option(
+    "--recipe", default=_RECIPE, show_default=True, metavar="NAME|FILE.toml", help="What the options below change."
+)
+@_with(_RECIPE_OPTIONS)
+@click.option(
+    "--sampling", type=click.Choice(["sandwich", "uniform"]), default="sandwich", show_default=True,
+    help="Largest, smallest and random sub-networks in every step, or random ones only.",
+)  # fmt: skip
+@click.option("--random-networks", type=click.IntRange(1), default=2, show_default=True, help="Of them, a step.")
+@click.option(
+    "--distillation", type=click.Choice(["kl", "alpha", "none"]), default="kl", show_default=True,
+    help="What sub-networks learn from the largest one's logits.",
+)  # fmt: skip
+@click.option("--progressive", is_flag=True, help="Open kernels, then depths, then widths.")
+@click.option(
+    "--latency-range", type=(DURATION, DURATION), metavar="LOW HIGH", help="Draw random sub-networks inside it."
+)
+@device_option()
+@click.option("--teacher", metavar="NAME", help="A timm model that teaches the largest sub-network.")
+@click.option("--teacher-checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
+@click.option("--teacher-share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the loss.")
+@_with(_EXECUTION_OPTIONS)
+@click.pass_context
+def train(ctx: click.Context, /, **options: Any) -> None:
+    """Train a supernet on the images in --data.
+
+    Part of the training images is held out, for choosing sub-networks later. On several GPUs:
+    torchrun --nproc-per-node 8 -m mvig_nas supernet train ...
+    """
+    from mvig_nas.cli._inputs import load_recipe, load_space
+    from mvig_nas.image_data import check_same_classes, hold_out, read_split
+    from mvig_nas.search_space import SearchSpace
+    from mvig_nas.train_supernet import SupernetPlan, train_supernet
+    from mvig_nas.training_loop import Recipe, StopTraining, read_checkpoint
+
+    folder: Path | None = options["out"]
+    given = {name: options[name] for name in _recipe_names() if options[name] is not None}
+    saved = None
+    if options["resume"]:
+        if folder is None:
+            raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
+        saved = read_checkpoint(folder)["identity"]
+        _take_from_run(ctx, saved, options)
+    base = Recipe.from_dict(saved["recipe"]) if saved and not _is_given(ctx, "recipe") else None
+    recipe = load_recipe(options["recipe"], given) if base is None else _changed(base, given)
+    space = SearchSpace.from_dict(saved["space"]) if saved and not _is_given(ctx, "space") else load_space(
+        options["space"]
+    )  # fmt: skip
+    train_images = read_split(options["data"], "train")
+    # The validation split is for the networks that come of it; that it is missing had better be known before.
+    check_same_classes(train_images, read_split(options["data"], "val"))
+    if recipe.hold_out:
+        train_images, _ = hold_out(train_images, recipe.hold_out)
+    process, execution = _execution(options)
+    labels: dict[str, Any] = {}
+    latency_range = _latency_range(options, labels)
+    teacher = None
+    if options["teacher"]:
+        from mvig_nas.teacher import load_teacher
+
+        teacher = load_teacher(
+            options["teacher"],
+            train_images.classes,
+            recipe.preprocessing,
+            checkpoint=options["teacher_checkpoint"],
+            device=process.device,
+        )
+        labels["teacher"] = teacher.to_dict()
+    plan = SupernetPlan(
+        options["sampling"],
+        options["random_networks"],
+        None if options["distillation"] == "none" else options["distillation"],
+        progressive=options["progressive"],
+        teacher_share=options["teacher_share"],
+    )
+    folder = folder or _RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-supernet-{space.name}-seed{recipe.seed}"
+    try:
+        with _Bar("supernet", hidden=not process.is_first) as bar:
+            outcome = train_supernet(
+                space,
+                train_images,
+                recipe,
+                folder,
+                plan=plan,
+                latency_range=latency_range,
+                teacher=teacher,
+                labels=labels,
+                process=process,
+                execution=execution,
+                workers=options["workers"],
+                in_memory=options["in_memory"],
+                resume=options["resume"],
+                on_progress=bar.show,
+            )
+    except StopTraining as stop:
+        if process.is_first:
+            click.echo(f"{stop}\nTo go on: mvig-nas supernet train --resume --out {folder} --data {options['data']}")
+        sys.exit(130)
+    finally:
+        process.leave()
+    if process.is_first:
+        for rollback in outcome.rollbacks:
+            click.echo(f"Step {rollback.step} diverged and was left out; its loss was {rollback.loss:.3g}.")
+        click.echo(f"Supernet of {space.name}: {folder / 'supernet.safetensors'} ({outcome.seconds:.0f} s)")
+        click.echo(
+            f"Next: mvig-nas search --space {options['space']} --latency-budget 1.0ms --score supernet:{folder} "
+            f"--data {options['data']}"
+        )
+
+
+@supernet.command()
+@click.argument("supernets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SUPERNET...")
+@data_option()
+@click.option("-n", "count", type=click.IntRange(4), default=20, show_default=True, help="Architectures to train.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings of each architecture.")
+@click.option("--sample-seed", type=click.IntRange(0), default=0, show_default=True, help="Of the architectures.")
+@click.option("--epochs", type=click.IntRange(1), help="Of a stand-alone training.  [default: the supernet's]")
+@click.option("--proxies/--no-proxies", default=True, show_default=True, help="Compare training-free proxies too.")
+@device_option()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: ranking, beside SUPERNET]")
+@_with(_EXECUTION_OPTIONS)
+@json_option()
+def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Train architectures one by one, and compare how SUPERNET and all proxies rank them.
+
+    Every finished training is kept in --out, so the command can be stopped and given again; two of them at once share
+    the work. The recipe and the space are the first supernet's.
+    """
+    from dataclasses import asdict, replace
+
+    from mvig_nas.cli._inputs import load_latency
+    from mvig_nas.cli._output import print_json
+    from mvig_nas.image_data import check_same_classes, read_split
+    from mvig_nas.ranking import markdown_table, proxies, stand_alone, stratified, write_ranking
+    from mvig_nas.ranking import rank as compare
+    from mvig_nas.scores import SupernetScore, training_split
+    from mvig_nas.supernet import load_supernet
+    from mvig_nas.training_loop import Recipe, StopTraining
+
+    data, first = options["data"], load_supernet(supernets[0])
+    space = first.supernet.space
+    latency = load_latency(options["device"])
+    train_images, _ = training_split(first, data)
+    val_images = read_split(data, "val")
+    check_same_classes(train_images, val_images)
+    names = [_name(path, supernets) for path in supernets]
+    estimators: dict[str, Any] = {}
+    for name, path in zip(names, supernets, strict=True):
+        score = SupernetScore(path, data, device=options["torch_device"], workers=options["workers"])
+        score.check_space(space)
+        estimators[name] = score
+    if options["proxies"]:
+        estimators |= proxies()
+    recipe = Recipe.from_dict(first.training["recipe"])
+    if options["epochs"] is not None:
+        recipe = replace(
+            recipe, epochs=options["epochs"], warmup_epochs=min(recipe.warmup_epochs, options["epochs"] - 1)
+        )
+    architectures = stratified(space, latency, options["count"], options["sample_seed"])
+    root = supernets[0] if supernets[0].is_dir() else supernets[0].parent
+    folder: Path = options["out"] or root / "ranking"
+    folder.mkdir(parents=True, exist_ok=True)
+    process, execution = _execution(options)
+    total = len(architectures) * options["seeds"]
+    try:
+        with _Bar("stand-alone", hidden=as_json) as bar:
+            results = stand_alone(
+                architectures,
+                train_images,
+                val_images,
+                recipe,
+                folder / "alone",
+                seeds=range(options["seeds"]),
+                process=process,
+                execution=execution,
+                workers=options["workers"],
+                in_memory=options["in_memory"],
+                on_progress=lambda place, progress: bar.show(progress, f"{place + 1} of {total}"),
+            )
+            rows = compare(
+                results, estimators, latency, folder, on_estimate=lambda name, done: bar.note(f"{name} {done}")
+            )
+    except (StopTraining, KeyboardInterrupt):
+        click.echo(f"stopped; what is trained is in {folder}. To go on, give the same command again.", err=True)
+        sys.exit(130)
+    found = write_ranking(rows, architectures, folder, names[0])
+    if as_json:
+        print_json({"folder": str(folder), "agreement": {name: asdict(value) for name, value in found.items()}})
+        return
+    click.echo(f"{len(rows)} architectures of {space.name}, trained by themselves {options['seeds']} time(s):\n")
+    click.echo(markdown_table(found))
+    left_out = [name for name in estimators if name not in found]
+    if left_out:
+        click.echo(f"Left out, as they have no value for some architecture: {', '.join(left_out)}.")
+    click.echo(f"\nTables and plots: {folder}")
+
+
+def _name(path: Path, among: tuple[Path, ...]) -> str:
+    if len(among) == 1:
+        return "supernet"
+    return f"supernet {(path if path.is_dir() else path.parent).name}"
+
+
+def _recipe_names() -> list[str]:
+    from dataclasses import fields
+
+    from mvig_nas.image_data import Preprocessing
+    from mvig_nas.training_loop import Recipe
+
+    known = {field.name for kind in (Recipe, Preprocessing) for field in fields(kind)}
+    return [option.name for option in train.params if option.name in known]
+
+
+def _changed(recipe: "Recipe", given: dict[str, Any]) -> "Recipe":
+    from dataclasses import fields, replace
+
+    images = {field.name for field in fields(recipe.preprocessing)}
+    return replace(
+        recipe,
+        **{key: value for key, value in given.items() if key not in images},
+        preprocessing=replace(recipe.preprocessing, **{key: value for key, value in given.items() if key in images}),
+    )
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+
+
+def _take_from_run(ctx: click.Context, saved: dict[str, Any], options: dict[str, Any]) -> None:
+    """Options that were not given take the run's values."""
+    plan, labels = saved["plan"], saved["labels"]
+    values = {
+        "sampling": plan["sampling"],
+        "random_networks": plan["random_networks"],
+        "distillation": plan["distillation"] or "none",
+        "progressive": plan["progressive"],
+        "teacher_share": plan["teacher_share"],
+        "latency_range": labels.get("latency_range_ms"),
+        "device": labels.get("device", options["device"]),
+        "teacher": labels.get("teacher", {}).get("name"),
+    }
+    for name, value in values.items():
+        if not _is_given(ctx, name):
+            options[name] = value
+
+
+def _latency_range(options: dict[str, Any], labels: dict[str, Any]) -> "LatencyRange | None":
+    if not options["latency_range"]:
+        return None
+    from mvig_nas.cli._inputs import load_latency
+    from mvig_nas.train_supernet import LatencyRange
+
+    low_ms, high_ms = options["latency_range"]
+    labels |= {"latency_range_ms": [low_ms, high_ms], "device": options["device"]}
+    return LatencyRange(load_latency(options["device"]), low_ms, high_ms)
+
+
+def _execution(options: dict[str, Any]) -> "tuple[Process, Execution]":
+    from mvig_nas.training_loop import Execution, Process
+
+    execution = Execution(options["precision"], options["channels_last"], options["checkpoint_minutes"])
+    return Process.start(options["torch_device"]), execution
+
+
+class _Bar:
+    """Progress of a training: a bar on a terminal, else a line every half minute; on standard error."""
+
+    _SECONDS_BETWEEN_LINES = 30.0
+
+    def __init__(self, title: str, hidden: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._hidden = hidden
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=hidden or not self._console.is_terminal,
+            transient=True,
+        )
+        self._title = title
+        self._task = self._progress.add_task(title, total=None, rate="")
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """What is being done instead of training."""
+        self._progress.update(self._task, description=text, rate="")
+
+    def show(self, state: "Progress", which: str = "") -> None:
+        """State after a step; rollbacks are told at once."""
+        title = f"{self._title} {which}".rstrip()
+        if state.message and not self._hidden:
+            self._console.print(f"{title}: {state.message}", highlight=False)
+        rate = f"loss {state.loss:.3f}, {state.images_per_second:.0f} images/s, {state.waiting:.0%} waiting for them"
+        self._progress.update(self._task, description=title, completed=state.step, total=state.steps, rate=rate)
+        now = time.monotonic()
+        if not self._console.is_terminal and not self._hidden and now - self._last > self._SECONDS_BETWEEN_LINES:
+            self._last = now
+            self._console.print(f"{title}: step {state.step} of {state.steps}, {rate}", highlight=False)

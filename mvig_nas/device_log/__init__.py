@@ -1,0 +1,28 @@
+"""Device log: measured latencies, one JSON object a line. `docs/device_log.md` holds the schema."""
+
+from mvig_nas.device_log._csv import read_csv
+from mvig_nas.device_log._log import DeviceLog, Problem, append, inspect, merge, read, write
+from mvig_nas.device_log._measurement import Measurement, Network
+from mvig_nas.device_log._subject import COMPUTE_UNITS, SCHEMA, Device, Package, TimmNetwork
+from mvig_nas.device_log._summary import STATISTICS, Summary, summarise
+
+__all__ = [
+    "COMPUTE_UNITS",
+    "SCHEMA",
+    "STATISTICS",
+    "Device",
+    "DeviceLog",
+    "Measurement",
+    "Network",
+    "Package",
+    "Problem",
+    "Summary",
+    "TimmNetwork",
+    "append",
+    "inspect",
+    "merge",
+    "read",
+    "read_csv",
+    "summarise",
+    "write",
+]
