@@ -23,6 +23,7 @@ from mvig_nas.ranking import (
     markdown_table,
     partial_tau,
     scatter_png,
+    tau_difference,
     taus_png,
 )
 
@@ -363,3 +364,17 @@ def test_a_plot_refuses_an_unknown_estimate() -> None:
         scatter_png(ranked(), estimate_label="supernets")
     with pytest.raises(MvigNasError, match="at least 4 architectures, got 0"):
         scatter_png([], estimate_label="supernet")
+
+
+def test_a_difference_of_taus_is_resampled_in_pairs() -> None:
+    accuracies = [0.1 * place for place in range(12)]
+    good = [place + (2.5 if place % 3 == 0 else 0.0) for place in range(12)]
+    bad = [(-1.0) ** place * place for place in range(12)]
+    difference = tau_difference(good, bad, accuracies)
+    separate = agreement(good, accuracies), agreement(bad, accuracies)
+    assert difference.value == pytest.approx(separate[0].kendall_tau.value - separate[1].kendall_tau.value)
+    assert 0 < difference.low <= difference.value <= difference.high
+    same = tau_difference(good, [math.exp(score) for score in good], accuracies)
+    assert (same.low, same.value, same.high) == (0, 0, 0)
+    with pytest.raises(MvigNasError, match="each architecture needs one of each"):
+        tau_difference(good, bad[1:], accuracies)

@@ -146,6 +146,27 @@ def partial_tau(
     return _interval(_tau(counts, _signs(score) * near, _signs(accuracy) * near), coverage)
 
 
+def tau_difference(
+    one: Sequence[float],
+    other: Sequence[float],
+    accuracies: Sequence[float],
+    *,
+    coverage: float = 0.9,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """By how much Kendall's tau-b of scores `one` exceeds that of scores `other`, both resampled together.
+
+    Two intervals that overlap may still differ: most of what moves one of them moves the other as well.
+
+    Raises:
+        MvigNasError: as `agreement`.
+    """
+    first, second, accuracy = _columns({"scores": one, "other scores": other, "accuracies": accuracies})
+    counts, truth = _counts(len(accuracy), coverage, resamples, seed), _signs(accuracy)
+    return _interval(_tau(counts, _signs(first), truth) - _tau(counts, _signs(second), truth), coverage)
+
+
 def _columns(columns: Mapping[str, Sequence[float]]) -> list[Array]:
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:

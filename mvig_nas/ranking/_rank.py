@@ -15,7 +15,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.latency import ArchitectureLatency
-from mvig_nas.ranking._agreement import Agreement, Ranked, agreements
+from mvig_nas.ranking._agreement import Agreement, Ranked, agreements, tau_difference
 from mvig_nas.ranking._alone import StandAlone
 from mvig_nas.ranking._report import markdown_table, scatter_png, taus_png
 
@@ -54,7 +54,7 @@ def rank(
     kept = _read(folder / "estimates.json")
     usable: dict[str, dict[str, float]] = {}
     for name, estimator in estimators.items():
-        values = kept.setdefault(getattr(estimator, "name", name), {})
+        values = kept.setdefault(f"{name}: {getattr(estimator, 'name', '')}", {})
         with suppress(MvigNasError):
             for done, architecture in enumerate(architectures):
                 if architecture.fingerprint not in values:
@@ -79,13 +79,15 @@ def rank(
 def write_ranking(
     rows: Sequence[Ranked], architectures: Sequence[Architecture], folder: Path, estimate: str
 ) -> dict[str, Agreement]:
-    """Write `ranking.csv`, `agreement.json`, `agreement.md` and two plots; returns the agreements.
+    """Write `ranking.csv`, `agreement.json`, `agreement.md`, `tau_difference.csv` and two plots.
+
+    Returns the agreements.
 
     Args:
         rows: of `rank`.
         architectures: of the rows, in any order.
         folder: to write into.
-        estimate: name of the estimator that the scatter plot shows.
+        estimate: name of the estimator that the scatter plot shows, and that the others are compared with.
 
     Raises:
         MvigNasError: fewer than four rows, or the folder cannot be written.
@@ -100,9 +102,17 @@ def write_ranking(
         estimates = [f"{row.estimates[name]:.6g}" for name in names]
         cells = [row.fingerprint, f"{row.accuracy:.5f}", f"{row.latency_ms:.5f}", row.macs, *estimates]
         table.writerow([*cells, named[row.fingerprint].to_json()])
+    accuracies = [row.accuracy for row in rows]
+    differences = ["estimate,tau_of_it_is_lower_by,low,high\n"]
+    for name in names:
+        if name != estimate:
+            own, others = [row.estimates[estimate] for row in rows], [row.estimates[name] for row in rows]
+            difference = tau_difference(own, others, accuracies)
+            differences.append(f'"{name}",{difference.value:.2f},{difference.low:.2f},{difference.high:.2f}\n')
     contents: dict[str, str | bytes] = {
         "ranking.csv": text.getvalue(),
         "agreement.json": json.dumps({name: asdict(value) for name, value in found.items()}, indent=1) + "\n",
+        "tau_difference.csv": "".join(differences),
         "agreement.md": markdown_table(found) + "\n",
         "estimate_against_accuracy.png": scatter_png(rows, estimate_label=estimate),
         "kendall_tau.png": taus_png(found),

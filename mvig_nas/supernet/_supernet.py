@@ -171,7 +171,7 @@ class Supernet(nn.Module):
             return build(architecture, self.num_classes, distillation=self.distillation)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": OrderedDict()}  # of a copy; plans refer to this supernet's own weights
+        return {**self.__dict__, "_plans": OrderedDict()}  # a copy makes its own
 
 
 @dataclass(frozen=True)
