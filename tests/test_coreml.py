@@ -17,8 +17,8 @@ from torch import nn
 from mvig_nas import coreml, kernels
 from mvig_nas.architecture import PRESETS, Architecture, Stage
 from mvig_nas.coreml import _tools
+from mvig_nas.coreml._normalisation import applied as normalisation
 from mvig_nas.coreml._package import SavedProgram
-from mvig_nas.coreml._verify import normalisation
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import MobileViG, build, folded
 from mvig_nas.network.blocks import MBConv
@@ -135,6 +135,10 @@ class TestAgreementWithKernelLists:
         assert 2 * report.weight_elements == sum(kernel.bytes_weights for kernel in listed)
         assert 0 < report.max_rounding < 0.01
         assert report.num_classes == num_classes
+        assert report.comparison.images == 4
+        assert report.comparison.difference is not None
+        assert report.comparison.difference < 5e-4
+        assert 0 < report.comparison.rounding_fp16 < 0.1
 
     @pytest.mark.parametrize("seed", range(20))
     def test_of_sampled_architectures(self, seed: int, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.images import write_images
 from tests.strategies import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -33,11 +34,17 @@ def test_make_targets_exist() -> None:
 
 def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
     commands = [command for command in COMMANDS if command.startswith("mvig-nas ")]
-    assert len(commands) == 8
+    assert len(commands) == 11
+    write_images(tmp_path / "images", train=40)
     for command in commands:
         arguments = shlex.split(command)[1:]
-        if arguments == ["search", "--latency-budget", "1.0ms"]:
-            arguments += ["--evaluations", "3"]  # the same search, cut short
+        # The same, cut short.
+        if arguments == ["search", "--latency-budget", "1.0ms"] or "supernet:results/runs/supernet" in arguments:
+            arguments += ["--evaluations", "3"]
+        elif arguments[:2] == ["supernet", "train"]:
+            arguments += ["--epochs", "2"]
+        elif arguments[:2] == ["supernet", "rank"]:
+            arguments += ["-n", "4", "--epochs", "1", "--no-proxies"]
         program = [sys.executable, "-c", "from mvig_nas.cli import main; main()", *arguments]
         done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -50,6 +57,15 @@ def test_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
     for program in programs:
         exec(compile(program, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("[")
+
+
+@pytest.mark.parametrize("name", ["supernet"])
+def test_programs_of_pages_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / f"{name}.md").read_text(), flags=re.DOTALL)
+    assert programs
+    for program in programs:
+        exec(compile(program, f"{name}.md", "exec"), {})
+    assert capsys.readouterr().out == "True\n"
 
 
 def test_links_lead_somewhere() -> None:

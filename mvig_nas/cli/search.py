@@ -49,7 +49,7 @@ _RUNS = Path("results/runs")
     "--score",
     default=None,
     metavar="NAME",
-    help="What to maximise: a proxy (docs/scores.md), or supernet:PATH.  [default: zico]",
+    help="What to maximise: a proxy (docs/scores.md), or supernet:PATH.  [default: naswot]",
 )
 @data_option(required=False, help="Images that the supernet was trained on, for --score supernet:PATH.")
 @click.option("--sampler", default="auto", show_default=True, metavar="NAME", help="How to propose architectures.")

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import mvig_nas
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import _tools
+from mvig_nas.coreml._package import METADATA_PREFIX, PIXEL_MAXIMUM
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import MobileViG, build, folded
 
@@ -25,8 +26,6 @@ INPUT_NAME = "image"
 LOGITS_NAME = "logits"
 LABEL_NAME = "classLabel"
 PROBABILITIES_NAME = "classLabel_probs"
-METADATA_PREFIX = "mvig_nas."
-PIXEL_MAXIMUM = 255.0
 
 
 def untrained(architecture: Architecture, num_classes: int = 1000, seed: int = 0) -> MobileViG:
@@ -64,6 +63,7 @@ def export(
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
     overwrite: bool = False,
+    check: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write the network as a Core ML package: an fp16 ML program, batch 1, at the architecture's resolution.
 
@@ -81,10 +81,12 @@ def export(
         mean: of each channel, on a scale of 0 to 1; for `image` only.
         std: likewise, above 0.
         overwrite: whether a package already at `path` may be replaced.
+        check: called with the finished package before it appears at `path`, such as a `verify`; if it raises, nothing
+            is written and a package already there stays.
 
     Raises:
         MvigNasError: `path` cannot be written, is taken, or an argument does not suit the network; a weight does not
-            fit fp16; coremltools is missing.
+            fit fp16; coremltools is missing; `check` raised one.
     """
     _check_path(path, overwrite)
     _check_network(network, weights)
@@ -109,6 +111,8 @@ def export(
         finished = staging / path.name
         with _tools.quiet():
             coremltools.utils.save_spec(spec, str(finished), weights_dir=model.weights_dir)
+        if check is not None:
+            _check(check, finished, path)
         _publish(finished, path, staging)
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -210,6 +214,15 @@ def _describe(spec: Any, network: MobileViG, weights: str, normalisation: str, c
     description.input[0].shortDescription = (
         f"RGB image, normalised inside: {normalisation}" if is_image else "(1, 3, R, R), normalised as in training"
     )
+
+
+def _check(check: Callable[[Path], object], finished: Path, path: Path) -> None:
+    try:
+        check(finished)
+    except MvigNasError as error:
+        kept = "what was there stays" if path.exists() else "nothing is left there"
+        message = str(error).replace(str(finished), str(path))
+        raise MvigNasError(f"{message} Not written to {path}: {kept}.") from error
 
 
 def _publish(finished: Path, path: Path, staging: Path) -> None:

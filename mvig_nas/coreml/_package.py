@@ -16,6 +16,8 @@ from mvig_nas.errors import MvigNasError
 
 CONV_KINDS = ("conv", "conv_transpose")
 FP16 = "fp16"
+METADATA_PREFIX = "mvig_nas."
+PIXEL_MAXIMUM = 255.0
 _CONSTANT_KIND = "const"
 _PRECISIONS = {"FLOAT16": FP16, "FLOAT32": "fp32", "BOOL": "bool", "STRING": "string"}
 
@@ -60,8 +62,10 @@ class SavedProgram:
         self._weights_folder = model_file.parent
         self._blobs: dict[str, bytes] = {}
         proto = _tools.load().proto
-        self.description, block = _parse(proto, package, model_file)
+        self.description, function, block = _parse(proto, package, model_file)
         self._precision_name = proto.MIL_pb2.DataType.Name
+        self.inputs = tuple(function.inputs)  # each with a name and a type
+        self.output_names = tuple(block.outputs)
         self._constants: Mapping[str, Any] = {
             operation.outputs[0].name: operation.attributes["val"]
             for operation in block.operations
@@ -83,19 +87,39 @@ class SavedProgram:
         """
         if name not in node.inputs:
             return None
-        constant = node.inputs[name].arguments[0].name
-        if constant not in self._constants:
+        constant = self.constant(node.inputs[name].arguments[0].name)
+        if constant is None:
             raise self._unreadable(f"`{name}` of {node.type} {node.outputs[0].name} is no constant")
-        return self._value(constant, self._constants[constant])
+        return constant
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Value of a constant; None where there is none of that name.
+
+        Raises:
+            MvigNasError: its value cannot be read.
+        """
+        return self._value(name, self._constants[name]) if name in self._constants else None
+
+    def tensor_type(self, declared: Any) -> tuple[tuple[int, ...], str] | None:
+        """Shape and precision that the program declares of a value; None for a label or a dictionary."""
+        if declared.WhichOneof("type") != "tensorType":
+            return None
+        name = self._precision_name(declared.tensorType.dataType)
+        if name == "STRING":
+            return None
+        shape = tuple(dimension.constant.size for dimension in declared.tensorType.dimensions)
+        return shape, _PRECISIONS.get(name, name.lower())
+
+    def differs(self, wanted: str, found: str) -> MvigNasError:
+        """The error of a package that holds other than what was exported."""
+        return MvigNasError(f"{self.package} must hold {wanted}, got {found}; export it again from the same network.")
 
     def _operation(self, node: Any) -> Operation:
         kind = node.type
-        output = node.outputs[0].type
-        if output.WhichOneof("type") != "tensorType":
-            return Operation(kind, (), output.WhichOneof("type") or "")
-        shape = tuple(dimension.constant.size for dimension in output.tensorType.dimensions)
-        name = self._precision_name(output.tensorType.dataType)
-        precision = _PRECISIONS.get(name, name.lower())
+        declared = self.tensor_type(node.outputs[0].type)
+        if declared is None:
+            return Operation(kind, (), node.outputs[0].type.WhichOneof("type") or "")
+        shape, precision = declared
         if kind not in CONV_KINDS:
             return Operation(kind, shape, precision)
         weight, bias, stride, groups = (self.argument(node, key) for key in ("weight", "bias", "strides", "groups"))
@@ -125,6 +149,8 @@ class SavedProgram:
             return np.frombuffer(immediate.bytes.values, np.float16).reshape(shape)
         if field in ("ints", "floats", "bools"):
             return np.array(list(getattr(immediate, field).values)).reshape(shape)
+        if field == "strings":
+            return np.array(list(immediate.strings.values)).reshape(shape)
         raise self._unreadable(f"constant {name} is stored as {field} of {precision}")
 
     def _blob(self, name: str, reference: Any, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -157,7 +183,8 @@ def _model_file(package: Path) -> Path:
         raise _unreadable(package, f"Manifest.json: {error}") from error
 
 
-def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any]:
+def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any, Any]:
+    """The model's description, its main function and that function's block."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     spec = proto.Model_pb2.Model()
@@ -168,7 +195,7 @@ def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any]:
     if spec.WhichOneof("Type") != "mlProgram" or "main" not in spec.mlProgram.functions:
         raise _unreadable(package, f"{file.name} is {spec.WhichOneof('Type')}, not an ML program")
     function = spec.mlProgram.functions["main"]
-    return spec.description, function.block_specializations[function.opset]
+    return spec.description, function, function.block_specializations[function.opset]
 
 
 def _unreadable(package: Path, reason: str) -> MvigNasError:

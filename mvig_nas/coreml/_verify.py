@@ -2,26 +2,23 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
-from mvig_nas.coreml._export import METADATA_PREFIX, PIXEL_MAXIMUM
-from mvig_nas.coreml._package import FP16, Operation, SavedProgram
-from mvig_nas.errors import MvigNasError
+from mvig_nas.coreml import _normalisation
+from mvig_nas.coreml._compare import Comparison, compare
+from mvig_nas.coreml._package import FP16, METADATA_PREFIX, Operation, SavedProgram
+from mvig_nas.coreml._reference import convolutions
 from mvig_nas.network import MobileViG, folded
-from mvig_nas.network.blocks import MaxRelativeConv
 
 _BORDER_KINDS = ("cast", "classify")
 _INDEX_KINDS = ("reshape", "tile")  # of the indices that knn gathers by
-_NORMALISATION_TOLERANCE = 2e-3  # of normalised pixels, which reach 2.6: about one step of fp16 there
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +32,7 @@ class Verification:
     max_rounding: float  # largest difference between a weight in the package and the network's in fp32
     input_kind: str
     num_classes: int
+    comparison: Comparison  # of its predictions
 
 
 def verify(package: Path, architecture: Architecture, network: MobileViG | None = None) -> Verification:
@@ -43,10 +41,13 @@ def verify(package: Path, architecture: Architecture, network: MobileViG | None 
     Compared, in this order: the fingerprint in the metadata; input and output; the precision of every operation (fp16);
     the operations against `kernels.of(architecture, "exported")` as a multiset of kind, shape, kernel size, stride,
     groups and weight bytes; an image's normalisation; every convolution's weight and bias with the folded network's,
-    rounded to fp16. Nothing is run: that the program computes what the network does is not checked here.
+    rounded to fp16. Then the program is executed as `execute` does, on noise, smooth colours, black and white: its
+    logits with the architecture's network of the same weights in fp64, which finds wrong wires; with the network's in
+    fp32, to 1e-3 of the largest logit; and in fp16, where no value may be infinite or NaN. Core ML itself runs nowhere.
 
     Raises:
-        MvigNasError: the package cannot be read, or something differs; the message names the first difference.
+        MvigNasError: the package cannot be read or executed, or something differs; the message names the first
+            difference.
     """
     program = SavedProgram(package)
     _check_fingerprint(program, architecture)
@@ -55,15 +56,16 @@ def verify(package: Path, architecture: Architecture, network: MobileViG | None 
     casts = _check_precision(program)
     compared = _check_operations(program, architecture, input_kind == "image", has_labels, num_classes)
     if input_kind == "image":
-        _check_normalisation(program)
-    convolutions, elements, rounding = (0, 0, 0.0) if network is None else _check_weights(program, network)
-    return Verification(compared, casts, convolutions, elements, rounding, input_kind, num_classes)
+        _normalisation.check(program)
+    count, elements, rounding = (0, 0, 0.0) if network is None else _check_weights(program, network)
+    comparison = compare(program, architecture, num_classes, network)
+    return Verification(compared, casts, count, elements, rounding, input_kind, num_classes, comparison)
 
 
 def _check_fingerprint(program: SavedProgram, architecture: Architecture) -> None:
     found = program.metadata.get(METADATA_PREFIX + "fingerprint")
     if found != architecture.fingerprint:
-        raise _differs(program, f"architecture {architecture.fingerprint}", f"{found}")
+        raise program.differs(f"architecture {architecture.fingerprint}", f"{found}")
 
 
 def _check_input(program: SavedProgram, architecture: Architecture) -> str:
@@ -73,12 +75,12 @@ def _check_input(program: SavedProgram, architecture: Architecture) -> str:
         image = kind.imageType
         found = (image.width, image.height, image.ColorSpace.Name(image.colorSpace))
         if found != (side, side, "RGB"):
-            raise _differs(program, f"an image input {(side, side, 'RGB')}", f"{found}")
+            raise program.differs(f"an image input {(side, side, 'RGB')}", f"{found}")
         return "image"
     array = kind.multiArrayType
     shape, precision = tuple(array.shape), array.ArrayDataType.Name(array.dataType)
     if (shape, precision) != ((1, 3, side, side), "FLOAT16"):
-        raise _differs(program, f"an fp16 input {(1, 3, side, side)}", f"{precision} {shape}")
+        raise program.differs(f"an fp16 input {(1, 3, side, side)}", f"{precision} {shape}")
     return "tensor"
 
 
@@ -89,12 +91,12 @@ def _check_output(program: SavedProgram) -> tuple[int, bool]:
         array = program.description.output[0].type.multiArrayType
         shape, precision = tuple(array.shape), array.ArrayDataType.Name(array.dataType)
         if len(shape) != 2 or shape[0] != 1 or precision != "FLOAT16":
-            raise _differs(program, "an fp16 output (1, classes)", f"{precision} {shape}")
+            raise program.differs("an fp16 output (1, classes)", f"{precision} {shape}")
         return shape[1], False
     probabilities = next((each.shape for each in program.operations if each.kind == "softmax"), ())
     labels = len(classifier[0].inputs["classes"].arguments[0].value.immediateValue.list.values)
     if probabilities != (1, labels):
-        raise _differs(program, f"probabilities (1, {labels}) for {labels} labels", f"{probabilities}")
+        raise program.differs(f"probabilities (1, {labels}) for {labels} labels", f"{probabilities}")
     return labels, True
 
 
@@ -102,8 +104,8 @@ def _check_precision(program: SavedProgram) -> int:
     for operation in program.operations:
         is_index = operation.kind in _INDEX_KINDS and re.fullmatch(r"u?int\d+", operation.precision)
         if operation.precision != FP16 and not is_index and operation.kind not in _BORDER_KINDS:
-            raise _differs(
-                program, "every operation in fp16", f"{operation.kind} {operation.shape} in {operation.precision}"
+            raise program.differs(
+                "every operation in fp16", f"{operation.kind} {operation.shape} in {operation.precision}"
             )
     return sum(operation.kind == "cast" for operation in program.operations)
 
@@ -128,8 +130,7 @@ def _check_operations(
     for key in (*found, *expected):
         if in_list[key] != in_program[key]:
             kind, shape, kernel_size, stride, groups, weight_bytes = key
-            raise _differs(
-                program,
+            raise program.differs(
                 f"{in_list[key]} x {kind} {shape} (kernel {kernel_size}, stride {stride}, groups {groups}, "
                 f"{weight_bytes} bytes of weights), as in the architecture's kernel list",
                 f"{in_program[key]}",
@@ -148,39 +149,11 @@ def _key(operation: Operation) -> _Key:
     )
 
 
-def _check_normalisation(program: SavedProgram) -> None:
-    """What the program's first batch norm does to black and white against the mean and std that the metadata state."""
-    text = program.metadata.get(METADATA_PREFIX + "normalisation", "")
-    stated = re.fullmatch(r"mean \((.+)\), std \((.+)\)", text)
-    if stated is None:
-        raise _differs(program, "the normalisation's mean and std in the metadata", repr(text))
-    mean, std = (np.array([float(number) for number in group.split(",")]) for group in stated.groups())
-    scale, offset = normalisation(program)
-    for pixel in (0.0, PIXEL_MAXIMUM):
-        wanted, found = (pixel / PIXEL_MAXIMUM - mean) / std, pixel * scale + offset
-        if not np.allclose(wanted, found, rtol=_NORMALISATION_TOLERANCE, atol=_NORMALISATION_TOLERANCE):
-            raise _differs(
-                program, f"pixels of {pixel:g} normalised to {wanted.round(4).tolist()}", f"{found.round(4)}"
-            )
-
-
-def normalisation(program: SavedProgram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scale and offset of each channel that a program with an image input applies to pixels of 0 to 255."""
-    node = next(node for node in program.nodes if node.type == "batch_norm")
-    named = {name: program.argument(node, name) for name in ("mean", "variance", "gamma", "beta", "epsilon")}
-    mean, variance, gamma, beta, epsilon = (
-        np.asarray(default if value is None else value, np.float64)
-        for value, default in zip(named.values(), (0.0, 1.0, 1.0, 0.0, 1e-5), strict=True)
-    )
-    scale = gamma / np.sqrt(variance + epsilon)
-    return scale, beta - mean * scale
-
-
 def _check_weights(program: SavedProgram, network: MobileViG) -> tuple[int, int, float]:
     nodes = [node for node in program.nodes if node.type == "conv"]
-    wanted = list(_convolutions(folded(network)))
+    wanted = list(convolutions(folded(network)))
     if len(nodes) != len(wanted):
-        raise _differs(program, f"{len(wanted)} convolutions, as in the network", f"{len(nodes)}")
+        raise program.differs(f"{len(wanted)} convolutions, as in the network", f"{len(nodes)}")
     elements, rounding = 0, 0.0
     for node, (name, weight, bias) in zip(nodes, wanted, strict=True):
         for part, tensor in (("weight", weight), ("bias", bias)):
@@ -189,23 +162,10 @@ def _check_weights(program: SavedProgram, network: MobileViG) -> tuple[int, int,
                 continue
             exact = np.zeros_like(stored, np.float32) if tensor is None else tensor.detach().cpu().float().numpy()
             if stored is None or stored.shape != exact.shape or not _is_rounded(stored, exact):
-                raise _differs(program, f"the network's {part} in fp16 at `{name}`", _difference(stored, exact))
+                raise program.differs(f"the network's {part} in fp16 at `{name}`", _difference(stored, exact))
             elements += stored.size
             rounding = max(rounding, float(np.abs(stored.astype(np.float32) - exact).max()))
     return len(nodes), elements, rounding
-
-
-def _convolutions(network: MobileViG) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """Name, weight and bias of a folded network's convolutions in the order in which they run."""
-    split: set[nn.Module] = set()
-    for name, module in network.named_modules():
-        if isinstance(module, MaxRelativeConv) and module.groups > 1:
-            own, links = module.conv.weight.chunk(2, dim=1)
-            yield f"{name}.conv (own)", own, None
-            yield f"{name}.conv (links)", links, module.conv.bias
-            split.add(module.conv)
-        elif isinstance(module, nn.Conv2d) and module not in split:
-            yield name, module.weight, module.bias
 
 
 def _is_rounded(stored: NDArray[np.float16], exact: NDArray[np.float32]) -> bool:
@@ -223,7 +183,3 @@ def _difference(stored: NDArray[Any] | None, exact: NDArray[Any]) -> str:
     if stored.shape != exact.shape:
         return f"one of shape {stored.shape}, not {exact.shape}"
     return f"one up to {np.abs(stored.astype(np.float32) - exact).max():g} away"
-
-
-def _differs(program: SavedProgram, wanted: str, found: str) -> MvigNasError:
-    return MvigNasError(f"{program.package} must hold {wanted}, got {found}; export it again from the same network.")

@@ -132,7 +132,7 @@ _PROXIES: dict[str, tuple[Proxy, int]] = {
 _COSTS = ("log_macs", "log_params")
 
 NAMES: tuple[str, ...] = (*_PROXIES, *_COSTS)
-DEFAULT = "zico"
+DEFAULT = "naswot"
 
 
 def load(

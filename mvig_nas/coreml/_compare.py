@@ -1,0 +1,134 @@
+"""A package's predictions, as our own interpreter computes them, against those of the torch network."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from mvig_nas.architecture import Architecture
+from mvig_nas.coreml import _normalisation, _reference
+from mvig_nas.coreml._execute import Precision, run
+from mvig_nas.coreml._package import PIXEL_MAXIMUM, SavedProgram
+from mvig_nas.network import MobileViG
+
+TOLERANCE = 1e-3  # of the largest logit
+# In fp64 only the order of summation is left; a block behind a fresh layer scale of 1e-5 still shows.
+_WIRING_TOLERANCE = 1e-9
+_WIRING_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Largest differences between logits over the images, as shares of each image's largest logit."""
+
+    images: int
+    difference: float | None  # the program in fp32 from the network's in torch; None without a network
+    rounding_fp16: float  # the program with every result rounded to fp16 from the same in fp32
+
+
+def compare(
+    program: SavedProgram, architecture: Architecture, num_classes: int, network: MobileViG | None
+) -> Comparison:
+    """Run the program and the network on the same images.
+
+    First the wiring, in fp64: the program against the architecture's network with the program's own weights. Then, in
+    fp32, against `network` with its weights rounded to fp16. Last the program against itself in fp16.
+
+    Raises:
+        MvigNasError: the program cannot be executed, its logits differ, or a value is beyond fp16's range.
+    """
+    has_pixels = any(node.type == "batch_norm" for node in program.nodes)
+    _check_wiring(program, architecture, num_classes, has_pixels)
+    reference = None if network is None else _reference.rounded(network)
+    differences, roundings = [], []
+    for name, pixels in example_images(architecture.resolution).items():
+        given = pixels if has_pixels else _normalised(pixels)
+        found = _logits(program, given, "float32")
+        if reference is not None:
+            wanted = _predicted(reference, _as_stated(program, pixels) if has_pixels else given)
+            differences.append(share(found, wanted))
+            if not differences[-1] <= TOLERANCE:
+                raise program.differs(
+                    f"a program whose logits in fp32 are the network's to {TOLERANCE:g} of the largest",
+                    f"{differences[-1]:.2g} on {name}",
+                )
+        roundings.append(share(_logits(program, given, "float16"), found))
+    return Comparison(len(roundings), max(differences, default=None), max(roundings))
+
+
+def example_images(side: int) -> dict[str, Tensor]:
+    """Images by name, each (1, 3, side, side) of whole numbers from 0 to 255; the same ones always."""
+    shape = (1, 3, side, side)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand((1, 3, 7, 7), generator=generator) * PIXEL_MAXIMUM
+    smooth = F.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
+    return {
+        "noise": _noise(side, 0),
+        "smooth colours": smooth.clamp(0, PIXEL_MAXIMUM).round(),
+        "black": torch.zeros(shape),
+        "white": torch.full(shape, PIXEL_MAXIMUM),
+    }
+
+
+def share(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference as a share of the largest value wanted."""
+    difference = float((found.double() - wanted.double()).abs().max())
+    return difference / float(wanted.abs().max()) if difference else 0.0
+
+
+def _check_wiring(program: SavedProgram, architecture: Architecture, num_classes: int, has_pixels: bool) -> None:
+    reference = _reference.with_constants_of(program, architecture, num_classes)
+    least = float("inf")
+    # A wrong wire shows in every image. A right program may still differ in one: which of two all but equally near
+    # pixels KNN takes depends on the last digit of a constant (rsqrt's epsilon). So one image that agrees is enough.
+    for seed in range(1, _WIRING_IMAGES + 1):
+        pixels = _noise(architecture.resolution, seed)
+        given = pixels if has_pixels else _normalised(pixels)
+        least = min(least, share(_logits(program, given, "float64"), _predicted(reference, _applied(program, given))))
+        if least <= _WIRING_TOLERANCE:
+            return
+    raise program.differs(
+        "a program wired as the architecture's network", f"logits that differ by {least:.2g} of the largest in fp64"
+    )
+
+
+def _noise(side: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, int(PIXEL_MAXIMUM) + 1, (1, 3, side, side), generator=generator).float()
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return ((pixels / PIXEL_MAXIMUM - mean) / std).half().float()
+
+
+def _as_stated(program: SavedProgram, pixels: Tensor) -> Tensor:
+    """Pixels normalised by the metadata's mean and std, as a scale and an offset that are rounded to fp16."""
+    mean, std = (torch.tensor(each) for each in _normalisation.stated(program))
+    scale, offset = 1 / (PIXEL_MAXIMUM * std), -mean / std
+    return pixels * scale.half().float().view(1, 3, 1, 1) + offset.half().float().view(1, 3, 1, 1)
+
+
+def _applied(program: SavedProgram, given: Tensor) -> Tensor:
+    """The given values in fp64 as the program's own batch norm, if it has one, hands them on."""
+    if not any(node.type == "batch_norm" for node in program.nodes):
+        return given.double()
+    scale, offset = (torch.tensor(each).view(1, 3, 1, 1) for each in _normalisation.applied(program))
+    return given.double() * scale + offset
+
+
+def _logits(program: SavedProgram, given: Tensor, precision: Precision) -> Tensor:
+    softmax = next((node for node in program.nodes if node.type == "softmax"), None)
+    name = program.output_names[0] if softmax is None else softmax.inputs["x"].arguments[0].name
+    logits = run(program, {program.inputs[0].name: given}, precision, keep=(name,))[name]
+    if not isinstance(logits, Tensor):
+        raise program.differs("logits as its output", f"the label `{logits}`")
+    return logits
+
+
+@torch.no_grad()
+def _predicted(network: MobileViG, image: Tensor) -> Tensor:
+    return cast(Tensor, network(image))
