@@ -37,6 +37,7 @@ ORDER = (
     "optuna_engine",
     "study",
     "coreml",
+    "measure",
     "ranking",
     "report",
     "shipped",

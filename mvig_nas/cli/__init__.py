@@ -12,6 +12,8 @@ from mvig_nas.cli.describe import describe
 from mvig_nas.cli.export import export
 from mvig_nas.cli.listing import devices, spaces
 from mvig_nas.cli.log import log
+from mvig_nas.cli.measure import measure
+from mvig_nas.cli.predictor import predictor
 from mvig_nas.cli.sample import sample
 from mvig_nas.cli.search import search
 from mvig_nas.cli.supernet import supernet
@@ -27,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (search, supernet, describe, spaces, devices, sample, export, log):
+for command in (search, supernet, describe, spaces, devices, sample, export, measure, log, predictor):
     cli.add_command(command)
 
 

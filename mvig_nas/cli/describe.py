@@ -28,6 +28,7 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
     exported = kernels.totals(kernels.of(network, "exported"))
     parts = latency.by_stage(network)
     causes = latency.by_kind(network)
+    outside = latency.outside([network])[0]
     measured = published_latencies(network, latency.predictor.device)
     values: dict[str, Any] = {
         "architecture": network.to_dict(),
@@ -41,6 +42,7 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
         "peak_activation_bytes": exported.peak_activation_bytes,
         "stages": [asdict(part) for part in parts],
         "milliseconds_by_kind": causes,
+        "outside": outside,
         "published": [asdict(row) for row in measured],
     }
     if measured:
@@ -81,6 +83,8 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
         f"Predicted {predicted_ms:.3f} ms on {device}, 80 % interval {interval(low_ms, high_ms)} ms; fp16 weights "
         f"{size(exported.weight_bytes)}, peak activations {size(exported.peak_activation_bytes)}."
     )
+    if outside:
+        click.echo(f"warning: unlike the networks measured on {device}: {'; '.join(outside)}.", err=True)
     for row in measured:
         low, high = values["reference_code_latency_interval_ms"]
         click.echo(

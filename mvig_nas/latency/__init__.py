@@ -1,6 +1,7 @@
-"""Latency on iPhones from kernel lists: features, predictor, evaluation."""
+"""Latency from kernel lists: features, predictors of phones and of one's own device, evaluation."""
 
 from mvig_nas.latency.architectures import ArchitectureLatency
+from mvig_nas.latency.device_fit import Fitted, fit_device
 from mvig_nas.latency.features import FEATURES, kernel_features
 from mvig_nas.latency.predictor import CHIPS, Explanation, LatencyPredictor, chip_of, network_features
 
@@ -9,8 +10,10 @@ __all__ = [
     "FEATURES",
     "ArchitectureLatency",
     "Explanation",
+    "Fitted",
     "LatencyPredictor",
     "chip_of",
+    "fit_device",
     "kernel_features",
     "network_features",
 ]

@@ -53,13 +53,26 @@ class Residual:
         deviation: FloatArray = np.sqrt(np.maximum(own - explained, 1e-6))
         return deviation
 
+    def novelty(self, inputs: FloatArray, chip: str) -> FloatArray:
+        """Share of the smooth terms' variance that the measurements say nothing about, shape (n,), in [0, 1]."""
+        terms = dict(zip(TERMS, np.exp(2 * self.log_terms), strict=True))
+        near = self._near(inputs, chip)
+        explained = np.sum((near @ self._inverse) * near, axis=1)  # type: ignore[attr-defined]
+        share: FloatArray = np.clip(1 - explained / (terms["smooth"] + terms["smooth_chip"]), 0.0, 1.0)
+        return share
+
+    def _near(self, inputs: FloatArray, chip: str) -> FloatArray:
+        terms = dict(zip(TERMS, np.exp(self.log_terms), strict=True))
+        near = np.exp(-0.5 / terms["length"] ** 2 * _distances((inputs - self.centre) / self.scale, self.inputs))
+        smooth: FloatArray = near * (
+            terms["smooth"] ** 2 + terms["smooth_chip"] ** 2 * _matches(self.labels.chips, chip)
+        )
+        return smooth
+
     def _shared(self, inputs: FloatArray, chip: str, device: str, group: str | None) -> FloatArray:
         """Covariance of new networks with the measured ones, shape (n, rows)."""
         terms = dict(zip(TERMS, np.exp(self.log_terms), strict=True))
-        near = np.exp(-0.5 / terms["length"] ** 2 * _distances((inputs - self.centre) / self.scale, self.inputs))
-        shared: FloatArray = near * (
-            terms["smooth"] ** 2 + terms["smooth_chip"] ** 2 * _matches(self.labels.chips, chip)
-        )
+        shared = self._near(inputs, chip)
         shared += terms["device"] ** 2 * _matches(self.labels.devices, device)
         if group is not None:
             shared += terms["laboratory"] ** 2 * _matches(self.labels.groups, group)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from mvig_nas.architecture import Architecture, Stage
-from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, sections
+from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, of, sections
 from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features
 from mvig_nas.latency.predictor import LatencyPredictor
 
@@ -134,6 +134,10 @@ class ArchitectureLatency:
     def interval_ms(self, architectures: Sequence[Architecture], coverage: float) -> tuple[FloatArray, FloatArray]:
         """Lower and upper milliseconds, shape (n,) each; see `LatencyPredictor.interval_ms`."""
         return self.predictor.interval_from_features_ms(self.features(architectures), coverage)
+
+    def outside(self, architectures: Sequence[Architecture]) -> list[list[str]]:
+        """Why each architecture is unlike all that were measured; see `LatencyPredictor.outside`."""
+        return self.predictor.outside([of(architecture, self.form) for architecture in architectures])
 
     def by_stage(self, architecture: Architecture) -> list[StageCost]:
         """Costs of the stem, each stage and the head, and the fixed cost as `dispatch`; they sum to the prediction."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from mvig_nas.kernels import Kernel
 _NUMBERS = ("macs", "bytes_in", "bytes_out", "bytes_weights", "parameters", "groups")
 
 
-def save_kernels(path: str | Path, networks: Mapping[str, Sequence[Kernel]]) -> None:
+def save_kernels(path: str | Path | BinaryIO, networks: Mapping[str, Sequence[Kernel]]) -> None:
     """Write the kernel lists of named networks."""
     kernels = [kernel for network in networks.values() for kernel in network]
     kinds = sorted({kernel.kind for kernel in kernels})

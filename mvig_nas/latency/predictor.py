@@ -1,18 +1,24 @@
 """LatencyPredictor: kernel lists in, milliseconds with an interval out."""
 
+import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 
 from mvig_nas.errors import MvigNasError
+from mvig_nas.files import save
 from mvig_nas.kernels import Kernel
+from mvig_nas.latency._device_fit import DeviceFit
 from mvig_nas.latency._labels import Labels
 from mvig_nas.latency._physics import Physics, fit_bagged_physics
 from mvig_nas.latency._residual import TERMS, Residual, fit_residual
+from mvig_nas.latency._support import Support, kind_shares, reasons, unpriced
 from mvig_nas.latency.features import FEATURES, SHARES, FloatArray, kernel_features
 
 SCHEMA_VERSION = 1
@@ -47,7 +53,7 @@ class LatencyPredictor:
     A sum of non-negative costs per kernel (`_physics.py`), corrected by a Gaussian process on what it leaves over
     (`_residual.py`). Several devices and laboratories are fitted together: devices of one chip share costs, each
     (laboratory, device) has its own constant factor, and a prediction is for `device` as an unknown laboratory would
-    measure it, or as `group` would where one is named.
+    measure it, or as `group` would where one is named. `fit_device` makes one for exactly one device instead.
 
     Args:
         device: the device to predict for.
@@ -94,6 +100,7 @@ class LatencyPredictor:
                     f"`{name}` of LatencyPredictor must be in (0, inf), got {value}; give a spread in log"
                 )
         self._physics: Physics | None = None
+        self._device_fit: DeviceFit | None = None
 
     def fit(
         self,
@@ -136,7 +143,7 @@ class LatencyPredictor:
         )
         physics, residual = self._fit_rows(rows)
         self.calibration_ = self._calibrate(rows, residual.log_terms)
-        self._physics, self._residual = physics, residual
+        self._physics, self._residual, self._device_fit = physics, residual, None
         devices = rows.labels.devices
         self.measurements_ = {name: devices.count(name) for name in sorted(set(devices))}
         self.groups_ = tuple(sorted(set(rows.labels.groups)))
@@ -149,8 +156,10 @@ class LatencyPredictor:
 
     def predict_from_features_ms(self, features: FloatArray, group: str | None = None) -> FloatArray:
         """Milliseconds from summed kernel features of shape (n, len(FEATURES)): shape (n,)."""
-        query = self._parts(features, group)
-        return np.exp(query.mean(self._residual))
+        self._fitted()
+        if self._device_fit is not None:
+            return np.exp(self._device_fit.mean(np.asarray(features, dtype=np.float64)))
+        return np.exp(self._parts(features, group).mean(self._residual))
 
     def interval_ms(
         self, networks: Sequence[Sequence[Kernel]], coverage: float = 0.8, group: str | None = None
@@ -168,40 +177,103 @@ class LatencyPredictor:
         """`interval_ms` from summed kernel features."""
         if not 0 < coverage < 1:
             raise MvigNasError(f"`coverage` must be in (0, 1), got {coverage}; 0.8 is usual")
-        query = self._parts(features, group)
-        mean = query.mean(self._residual)
-        reach = query.deviation(self._residual) * self._quantile(coverage)
+        self._fitted()
+        if self._device_fit is not None:
+            features = np.asarray(features, dtype=np.float64)
+            mean, deviation = self._device_fit.mean(features), self._device_fit.deviation(features)
+        else:
+            query = self._parts(features, group)
+            mean, deviation = query.mean(self._residual), query.deviation(self._residual)
+        reach = deviation * self._quantile(coverage)
         return np.exp(mean - reach), np.exp(mean + reach)
 
     def explain_ms(self, network: Sequence[Kernel]) -> Explanation:
         """Which kernels the milliseconds go to; the parts sum to the prediction."""
-        physics = self._fitted()
+        costs = self.costs_ms
         rows = kernel_features(network)
-        costs = physics.costs_ms[physics.chips.index(chip_of(self.device))]
         by_kernel = rows @ costs[1:]
         factor = self.predict_from_features_ms(rows.sum(axis=0)[None])[0] / (by_kernel.sum() + costs[0])
         return Explanation(by_kernel * factor, float(costs[0] * factor))
 
+    @property
+    def costs_ms(self) -> FloatArray:
+        """Milliseconds of the fixed cost and of a unit of each feature, before what corrects them. Shape (1 + F,)."""
+        physics = self._fitted()
+        costs: FloatArray = physics.costs_ms[physics.chips.index(chip_of(self.device))]
+        return costs
+
+    @property
+    def fit_summary(self) -> dict[str, Any]:
+        """What a fit to one device began with and how far it moved; empty for a fit of several devices."""
+        return {} if self._device_fit is None else self._device_fit.summary
+
+    def outside(self, networks: Sequence[Sequence[Kernel]]) -> list[list[str]]:
+        """Why each network is unlike all that were measured, one line a reason; none where its prediction has support.
+
+        A fit that starts from another predictor shares its support.
+        """
+        return [list(self._outside(network).values()) for network in networks]
+
+    def _outside(self, network: Sequence[Kernel]) -> dict[str, str]:
+        features = network_features([network])
+        if self._device_fit is not None:
+            own = self._device_fit.outside(network, features)
+            start = self._device_fit.start
+            if start is not None and own:
+                shared = start._outside(network)
+                own = {name: reason for name, reason in own.items() if name in shared}
+        else:
+            query = self._parts(features, None)
+            residual = self._residual
+            own = reasons(
+                Support(residual.inputs * residual.scale + residual.centre, None),
+                query.inputs[0],
+                float(residual.novelty(query.inputs, chip_of(self.device))[0]),
+                kind_shares(network, self.costs_ms),
+            )
+            own |= {f"kind {kind}": f"{kind} is an operation without a price of its own" for kind in unpriced(network)}
+        return own
+
     def for_device(self, device: str) -> Self:
         """The same fit, predicting for another device whose chip was measured."""
         physics = self._fitted()
+        if self._device_fit is not None and device != self.device:
+            raise MvigNasError(
+                f"a predictor fitted to {self.device!r} alone must not predict for another device, got {device!r}; "
+                "measure some networks there and fit one that starts from this."
+            )
         if chip_of(device) not in physics.chips:
             known = ", ".join(sorted(self.measurements_))
             raise MvigNasError(
                 f"a device must share a chip with one that was measured, got {device!r}; measured: {known}"
             )
         other = type(self)(device=device, **self._hyperparameters())
-        other._physics, other._residual = physics, self._residual
+        other._physics, other._device_fit = physics, self._device_fit
+        if self._device_fit is None:
+            other._residual = self._residual
         other.calibration_, other.measurements_ = self.calibration_, dict(self.measurements_)
         other.groups_, other.errors_ = self.groups_, dict(self.errors_)
         return other
 
     def save(self, folder: str | Path) -> None:
-        """Write `predictor.json` and `predictor.npz` into `folder`, made if missing."""
+        """Write `predictor.json`, `predictor.npz` and a start predictor's `start` into `folder`, made if missing.
+
+        Each file is written whole or not at all, and `load` refuses two that do not belong together.
+
+        Raises:
+            MvigNasError: the folder cannot be written.
+        """
         physics = self._fitted()
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        residual = self._residual
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
+        values, arrays = self._to_parts()
+        if self._device_fit is not None and self._device_fit.start is not None:
+            self._device_fit.start.save(folder / "start")
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, calibration=self.calibration_, **arrays)
         description = {
             "schema_version": SCHEMA_VERSION,
             "device": self.device,
@@ -210,22 +282,26 @@ class LatencyPredictor:
             "errors": self.errors_,
             "features": list(FEATURES),
             "chips": list(physics.chips),
-            "terms": dict(zip(TERMS, np.exp(residual.log_terms).tolist(), strict=True)),
+            "arrays_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            **values,
         }
-        (folder / "predictor.json").write_text(json.dumps(description, indent=1) + "\n")
-        arrays = {
-            "costs_ms": physics.costs_ms,
-            "inputs": residual.inputs,
-            "centre": residual.centre,
-            "scale": residual.scale,
-            "residuals": residual.residuals,
-            "weights": residual.weights,
-            "log_terms": residual.log_terms,
+        save(folder / "predictor.npz", content.getvalue())
+        save(folder / "predictor.json", json.dumps(description, indent=1) + "\n")
+
+    def _to_parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What else `predictor.json` and `predictor.npz` hold."""
+        if self._device_fit is not None:
+            values, arrays = self._device_fit.to_parts()
+            return {"groups": list(self.groups_), "device_fit": values}, dict(arrays)
+        residual = self._residual
+        names = ("inputs", "centre", "scale", "residuals", "weights", "log_terms")
+        labels = {f"label_{name}": np.array(entries) for name, entries in asdict(residual.labels).items()}
+        return {"terms": dict(zip(TERMS, np.exp(residual.log_terms).tolist(), strict=True))}, {
+            "costs_ms": self._fitted().costs_ms,
+            **{name: getattr(residual, name) for name in names},
             "offset": np.array(residual.offset),
-            "calibration": self.calibration_,
+            **labels,
         }
-        labels = {f"label_{name}": np.array(values) for name, values in asdict(residual.labels).items()}
-        np.savez_compressed(folder / "predictor.npz", allow_pickle=False, **arrays, **labels)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -237,8 +313,10 @@ class LatencyPredictor:
         folder = Path(folder)
         try:
             description: Mapping[str, Any] = json.loads((folder / "predictor.json").read_text())
-            arrays = np.load(folder / "predictor.npz", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            content = (folder / "predictor.npz").read_bytes()
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, BadZipFile) as error:
             raise MvigNasError(
                 f"a predictor folder must hold predictor.json and predictor.npz, got {folder}: {error}"
             ) from error
@@ -249,18 +327,40 @@ class LatencyPredictor:
             raise MvigNasError(
                 f"a predictor must use this version's kernel features, {folder} uses others; fit it again"
             )
+        written = description.get("arrays_sha256")  # the shipped predictors lack it
+        if written is not None and written != hashlib.sha256(content).hexdigest():
+            raise MvigNasError(
+                f"predictor.json and predictor.npz must be of one fit, {folder} holds parts of two; fit it again"
+            )
         predictor = cls(device=description["device"], **description["hyperparameters"])
-        with arrays:
+        predictor._physics = Physics(tuple(description["chips"]), np.atleast_2d(arrays["costs_ms"]))
+        if "device_fit" in description:
+            values = description["device_fit"]
+            start = None if values["start_from"] is None else LatencyPredictor.load(folder / "start")
+            predictor._device_fit = DeviceFit.from_parts(values, arrays, start)
+            predictor.groups_ = tuple(description["groups"])
+        else:
             labels = Labels(**{name: tuple(arrays[f"label_{name}"].tolist()) for name in Labels.__dataclass_fields__})
             names = ("inputs", "centre", "scale", "residuals", "weights", "log_terms")
-            predictor._physics = Physics(tuple(description["chips"]), arrays["costs_ms"])
             predictor._residual = Residual(
                 **{name: arrays[name] for name in names}, labels=labels, offset=float(arrays["offset"])
             )
-            predictor.calibration_ = arrays["calibration"]
+            predictor.groups_ = tuple(sorted(set(labels.groups)))
+        predictor.calibration_ = arrays["calibration"]
         predictor.measurements_ = dict(description["measurements"])
-        predictor.groups_ = tuple(sorted(set(labels.groups)))
         predictor.errors_ = dict(description["errors"])
+        return predictor
+
+    @classmethod
+    def of_device(
+        cls, device: str, fit: DeviceFit, calibration: FloatArray, rows: int, groups: tuple[str, ...]
+    ) -> Self:
+        """A predictor for one device alone; `fit_device` makes its parts."""
+        predictor = cls(device=device)
+        predictor._physics = Physics((chip_of(device),), fit.model.costs_ms[None])
+        predictor._device_fit = fit
+        predictor.calibration_, predictor.groups_ = calibration, groups
+        predictor.measurements_, predictor.errors_ = {device: rows}, {}
         return predictor
 
     def _spreads(self) -> dict[str, float]:

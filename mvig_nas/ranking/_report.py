@@ -76,13 +76,12 @@ def taus_png(agreements: Mapping[str, Agreement]) -> bytes:
         axes.barh(place, tau.value, height=0.62, color=ACCENT if name.startswith("supernet") else MUTED)
         axes.hlines(place, tau.low, tau.high, color=INK, linewidth=1.4)
         axes.vlines([tau.low, tau.high], place - 0.14, place + 0.14, color=INK, linewidth=1.4)
-        end, sign = (max(tau.high, tau.value), 1) if tau.value >= 0 else (min(tau.low, tau.value), -1)
         axes.annotate(
             f"{tau.value:.2f}",
-            (end, place),
+            (tau.high, place),
             textcoords="offset points",
-            xytext=(5 * sign, 0),
-            ha="left" if sign > 0 else "right",
+            xytext=(5, 0),
+            ha="left",
             va="center",
             fontsize=8,
             color=INK,
@@ -91,8 +90,7 @@ def taus_png(agreements: Mapping[str, Agreement]) -> bytes:
     axes.set_yticks(range(len(named)), [name for name, _ in named], color=INK)
     axes.set_ylim(-0.6, len(named) - 0.4)
     lowest = min([found.kendall_tau.low for _, found in named if found.kendall_tau.low < 0], default=0.0)
-    room = 0.09 * (1 - lowest)  # for the number beside a bar
-    axes.set_xlim(lowest - room if lowest < 0 else 0, 1 + room)
+    axes.set_xlim(lowest - 0.05 if lowest < 0 else 0, 1 + 0.09 * (1 - lowest))  # room for the number beside a bar
     first = named[0][1]
     axes.set_title(
         f"{first.count} architectures, {100 * first.coverage:g} % bootstrap intervals", color=INK, fontsize=11
