@@ -203,23 +203,26 @@ def test_stratified_architectures_cover_the_range_of_latencies() -> None:
         stratified(SPACE, latency, SPACE.size + 1, seed=0)
 
 
-def test_stand_alone_trainings_are_kept_resumed_and_shared(data: Path, tmp_path: Path) -> None:
-    train_images, val_images = read_split(data, "train"), read_split(data, "val")
+BOTH = (SPACE.smallest, SPACE.largest)
+
+
+def train_both(data: Path, folder: Path, **options: Any) -> list[StandAlone]:
     recipe = replace(RECIPE, epochs=3)
-    architectures = (SPACE.smallest, SPACE.largest)
+    return stand_alone(
+        BOTH, read_split(data, "train"), read_split(data, "val"), recipe, folder, seeds=(0, 1), **options
+    )
 
-    def run(folder: Path, **options: Any) -> list[StandAlone]:
-        return stand_alone(architectures, train_images, val_images, recipe, folder, seeds=(0, 1), **options)
 
-    whole = run(tmp_path / "whole")
-    assert [(result.architecture, result.seed) for result in whole] == [(a, s) for a in architectures for s in (0, 1)]
+def test_stand_alone_trainings_are_kept_resumed_and_shared(data: Path, tmp_path: Path) -> None:
+    whole = train_both(data, tmp_path / "whole")
+    assert [(result.architecture, result.seed) for result in whole] == [(a, s) for a in BOTH for s in (0, 1)]
     assert len({result.accuracy for result in whole}) > 1
     weights = tmp_path / "whole" / f"{SPACE.smallest.fingerprint}-seed0" / "weights.safetensors"
     from safetensors.torch import load_file
 
     network = build(SPACE.smallest, 3, distillation=False)
     network.load_state_dict(load_file(weights))
-    images = EvaluationImages(val_images, recipe.preprocessing, 32)
+    images = EvaluationImages(read_split(data, "val"), RECIPE.preprocessing, 32)
     assert top1(network, images, 32) == whole[0].accuracy
 
     class StopError(Exception):
@@ -230,22 +233,21 @@ def test_stand_alone_trainings_are_kept_resumed_and_shared(data: Path, tmp_path:
             raise StopError
 
     with pytest.raises(StopError):
-        run(tmp_path / "stopped", on_progress=stop)
+        train_both(data, tmp_path / "stopped", on_progress=stop)
     seen: list[int] = []
-    again = run(tmp_path / "stopped", on_progress=lambda place, _: seen.append(place))
+    again = train_both(data, tmp_path / "stopped", on_progress=lambda place, _: seen.append(place))
     assert [result.accuracy for result in again] == [result.accuracy for result in whole]
     assert 0 not in seen, "what was done is not done again"
-    assert run(tmp_path / "stopped", on_progress=lambda *_: pytest.fail("all is done")) == again
+    assert train_both(data, tmp_path / "stopped", on_progress=lambda *_: pytest.fail("all is done")) == again
 
-    # Two at once: forked, as they would be two commands.
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=run, args=(tmp_path / "shared",)) for _ in range(2)]
+    spawn = multiprocessing.get_context("spawn")
+    both = [spawn.Process(target=train_both, args=(data, tmp_path / "shared")) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
         process.join()
         assert process.exitcode == 0
-    shared = run(tmp_path / "shared", on_progress=lambda *_: pytest.fail("all is done"))
+    shared = train_both(data, tmp_path / "shared", on_progress=lambda *_: pytest.fail("all is done"))
     assert [result.accuracy for result in shared] == [result.accuracy for result in whole]
 
 

@@ -25,8 +25,9 @@ def test_the_wheel_holds_code_spaces_and_predictors(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mvig_nas"}
     assert {name for name in names if "_shipped/search_spaces" in name} == {
-        f"mvig_nas/_shipped/search_spaces/{name}.toml" for name in ("mobilevig", "mobilevig-ti", "toy")
+        f"mvig_nas/_shipped/search_spaces/{name}.toml" for name in ("micro", "mobilevig", "mobilevig-ti", "toy")
     }
+    assert "mvig_nas/recipes/small.toml" in names
     for device in ("iphone-12", "iphone-13", "iphone-13-mini", "iphone-14"):
         assert f"mvig_nas/_shipped/predictors/{device}/predictor.json" in names
     assert "mvig_nas/_shipped/predictors/published/measurements.csv" in names
