@@ -72,22 +72,32 @@ def load_recipe(name: str, given: Mapping[str, Any]) -> "Recipe":
     Raises:
         MvigNasError: no such recipe, its file is wrong, or a value is out of range.
     """
-    from dataclasses import fields
-
-    from mvig_nas.image_data import Preprocessing
-    from mvig_nas.training_loop import Recipe
-
     path = shipped.recipe_path(name)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise MvigNasError(f"a recipe must be TOML, got {error} in {path}.") from error
-    own = {field.name for field in fields(Preprocessing)}
-    images = {key: value for key, value in given.items() if key in own}
-    rest = {key: value for key, value in given.items() if key not in own}
     try:
-        return Recipe.from_dict({**values, **rest, "preprocessing": {**values.get("preprocessing", {}), **images}})
+        return changed_recipe(values, given)
     except TypeError as error:
         raise MvigNasError(f"{path}: a recipe's values must be of the right type, got: {error}.") from error
     except MvigNasError as error:
         raise MvigNasError(f"{path}: {error}") from error
+
+
+def changed_recipe(values: Mapping[str, Any], given: Mapping[str, Any]) -> "Recipe":
+    """The recipe of these values, with the entries of `given`, `Preprocessing`'s among them, in place of its own.
+
+    Raises:
+        MvigNasError: an unknown entry, or a value out of range.
+        TypeError: a value of the wrong type.
+    """
+    from dataclasses import fields
+
+    from mvig_nas.image_data import Preprocessing
+    from mvig_nas.training_loop import Recipe
+
+    own = {field.name for field in fields(Preprocessing)}
+    images = {key: value for key, value in given.items() if key in own}
+    rest = {key: value for key, value in given.items() if key not in own}
+    return Recipe.from_dict({**values, **rest, "preprocessing": {**values.get("preprocessing", {}), **images}})

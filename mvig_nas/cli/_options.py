@@ -74,3 +74,8 @@ def json_option() -> _Decorator:
 def data_option(required: bool = True, help: str = "Folder with train/CLASS/*.jpg and val/CLASS/*.jpg.") -> _Decorator:
     """`--data`."""
     return click.option("--data", type=click.Path(path_type=Path), required=required, metavar="FOLDER", help=help)
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Whether the user gave this option, rather than its default."""
+    return ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)

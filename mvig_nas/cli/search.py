@@ -14,6 +14,7 @@ from mvig_nas.cli._options import (
     DURATION,
     data_option,
     device_option,
+    is_given,
     json_option,
     seed_option,
     space_option,
@@ -133,13 +134,9 @@ def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, An
         "seed": settings.seed,
     }
     for name, value in saved.items():
-        if not _is_given(ctx, name):
+        if not is_given(ctx, name):
             options[name] = value
-    return None if _is_given(ctx, "space") else settings.space
-
-
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+    return None if is_given(ctx, "space") else settings.space
 
 
 def _new_folder(space: str, options: dict[str, Any]) -> Path:

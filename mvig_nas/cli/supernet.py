@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import DURATION, data_option, device_option, json_option, space_option
+from mvig_nas.cli._options import DURATION, data_option, device_option, is_given, json_option, space_option
 
 if TYPE_CHECKING:
     from mvig_nas.train_supernet import LatencyRange
-    from mvig_nas.training_loop import Execution, Process, Progress, Recipe
+    from mvig_nas.training_loop import Execution, Process, Progress
 
 _RUNS = Path("results/runs")
 _RECIPE = "small"
@@ -100,11 +100,11 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     Part of the training images is held out, for choosing sub-networks later. On several GPUs:
     torchrun --nproc-per-node 8 -m mvig_nas supernet train ...
     """
-    from mvig_nas.cli._inputs import load_recipe, load_space
+    from mvig_nas.cli._inputs import changed_recipe, load_recipe, load_space
     from mvig_nas.image_data import check_same_classes, hold_out, read_split
     from mvig_nas.search_space import SearchSpace
     from mvig_nas.train_supernet import SupernetPlan, train_supernet
-    from mvig_nas.training_loop import Recipe, StopTraining, read_checkpoint
+    from mvig_nas.training_loop import StopTraining, read_checkpoint
 
     folder: Path | None = options["out"]
     given = {name: options[name] for name in _recipe_names() if options[name] is not None}
@@ -114,9 +114,11 @@ def train(ctx: click.Context, /, **options: Any) -> None:
             raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
         saved = read_checkpoint(folder)["identity"]
         _take_from_run(ctx, saved, options)
-    base = Recipe.from_dict(saved["recipe"]) if saved and not _is_given(ctx, "recipe") else None
-    recipe = load_recipe(options["recipe"], given) if base is None else _changed(base, given)
-    space = SearchSpace.from_dict(saved["space"]) if saved and not _is_given(ctx, "space") else load_space(
+    if saved and not is_given(ctx, "recipe"):
+        recipe = changed_recipe(saved["recipe"], given)
+    else:
+        recipe = load_recipe(options["recipe"], given)
+    space = SearchSpace.from_dict(saved["space"]) if saved and not is_given(ctx, "space") else load_space(
         options["space"]
     )  # fmt: skip
     train_images = read_split(options["data"], "train")
@@ -207,21 +209,22 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     from mvig_nas.ranking import markdown_table, proxies, stand_alone, stratified, write_ranking
     from mvig_nas.ranking import rank as compare
     from mvig_nas.scores import SupernetScore, training_split
-    from mvig_nas.supernet import load_supernet
     from mvig_nas.training_loop import Recipe, StopTraining
 
-    data, first = options["data"], load_supernet(supernets[0])
-    space = first.supernet.space
+    data = options["data"]
     latency = load_latency(options["device"])
+    names = [_name(path, supernets) for path in supernets]
+    scored = [
+        SupernetScore(path, data, device=options["torch_device"], workers=options["workers"]) for path in supernets
+    ]
+    first = scored[0].trained
+    space = first.supernet.space
+    for score in scored:
+        score.check_space(space)
     train_images, _ = training_split(first, data)
     val_images = read_split(data, "val")
     check_same_classes(train_images, val_images)
-    names = [_name(path, supernets) for path in supernets]
-    estimators: dict[str, Any] = {}
-    for name, path in zip(names, supernets, strict=True):
-        score = SupernetScore(path, data, device=options["torch_device"], workers=options["workers"])
-        score.check_space(space)
-        estimators[name] = score
+    estimators: dict[str, Any] = dict(zip(names, scored, strict=True))
     if options["proxies"]:
         estimators |= proxies()
     recipe = Recipe.from_dict(first.training["recipe"])
@@ -284,21 +287,6 @@ def _recipe_names() -> list[str]:
     return [option.name for option in train.params if option.name in known]
 
 
-def _changed(recipe: "Recipe", given: dict[str, Any]) -> "Recipe":
-    from dataclasses import fields, replace
-
-    images = {field.name for field in fields(recipe.preprocessing)}
-    return replace(
-        recipe,
-        **{key: value for key, value in given.items() if key not in images},
-        preprocessing=replace(recipe.preprocessing, **{key: value for key, value in given.items() if key in images}),
-    )
-
-
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
-
-
 def _take_from_run(ctx: click.Context, saved: dict[str, Any], options: dict[str, Any]) -> None:
     """Options that were not given take the run's values."""
     plan, labels = saved["plan"], saved["labels"]
@@ -313,7 +301,7 @@ def _take_from_run(ctx: click.Context, saved: dict[str, Any], options: dict[str,
         "teacher": labels.get("teacher", {}).get("name"),
     }
     for name, value in values.items():
-        if not _is_given(ctx, name):
+        if not is_given(ctx, name):
             options[name] = value
 
 

@@ -1,22 +1,21 @@
 """Agreements for people: plots as PNG bytes, and a table."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.plots import ACCENT, INK, MUTED, figure_axes, png
 from mvig_nas.ranking._agreement import Agreement, Interval, Ranked, agreement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
-INK, MUTED, ACCENT, BAND = "#1d2733", "#9fb0c3", "#d1495b", "#00798c"
 
 MOST_NAMES = 8
 MARK_PIXELS, RING_PIXELS = 5, 10
@@ -40,8 +39,7 @@ def scatter_png(rows: Sequence[Ranked], *, estimate_label: str, special: Mapping
     x = [100 * value if is_accuracy else value for value in estimates]
     y = [100 * row.accuracy for row in rows]
     label = f"{estimate_label}: accuracy with shared weights (%)" if is_accuracy else estimate_label
-    figure = Figure(figsize=(7.2, 4.4), dpi=130, layout="constrained")
-    axes = _axes(figure, label, "stand-alone accuracy (%)")
+    figure, axes = figure_axes(label, "stand-alone accuracy (%)")
     axes.set_title(f"Kendall's tau {_text(tau)}, {len(rows)} architectures", color=INK, fontsize=11)
     marks = axes.scatter(
         x, y, c=[row.latency_ms for row in rows], cmap="viridis", s=34, edgecolors="white", linewidths=0.5
@@ -59,14 +57,13 @@ def scatter_png(rows: Sequence[Ranked], *, estimate_label: str, special: Mapping
     )
     if len(ringed) <= MOST_NAMES:
         _name_marks(figure, axes, list(zip(x, y, strict=True)), ringed)
-    return _png(figure)
+    return png(figure)
 
 
 def taus_png(agreements: Mapping[str, Agreement]) -> bytes:
     """Kendall's tau of each estimator as bars with intervals, best on top, supernets in the accent colour."""
     named = _sorted(agreements)[::-1]
-    figure = Figure(figsize=(7.2, 1.3 + 0.32 * len(named)), dpi=130, layout="constrained")
-    axes = _axes(figure, "Kendall's tau with stand-alone accuracy", "")
+    figure, axes = figure_axes("Kendall's tau with stand-alone accuracy", "", height=1.3 + 0.32 * len(named))
     axes.grid(visible=False, axis="y")
     for place, (name, found) in enumerate(named):
         tau = found.kendall_tau
@@ -95,7 +92,7 @@ def taus_png(agreements: Mapping[str, Agreement]) -> bytes:
     axes.set_title(
         f"{first.count} architectures, {100 * first.coverage:g} % bootstrap intervals", color=INK, fontsize=11
     )
-    return _png(figure)
+    return png(figure)
 
 
 def markdown_table(agreements: Mapping[str, Agreement]) -> str:
@@ -129,7 +126,7 @@ def _text(interval: Interval, scale: float = 1.0) -> str:
 
 
 def _name_marks(
-    figure: Figure, axes: "Axes", marks: list[tuple[float, float]], ringed: list[tuple[float, float, str]]
+    figure: "Figure", axes: "Axes", marks: list[tuple[float, float]], ringed: list[tuple[float, float, str]]
 ) -> None:
     """Writes each name where it covers the fewest marks and names."""
     figure.draw_without_rendering()
@@ -161,21 +158,3 @@ def _name_marks(
         for found in written:
             if found is not best:
                 found[2].remove()
-
-
-def _axes(figure: Figure, xlabel: str, ylabel: str) -> "Axes":
-    axes = figure.add_subplot()
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(ylabel, color=INK)
-    axes.grid(color="#e3e8ee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return axes
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    # Without a date or version in it, the same ranking gives the same bytes.
-    figure.savefig(content, format="png", metadata={"Software": None})
-    return content.getvalue()

@@ -1,24 +1,19 @@
 """Plots of a search, as PNG bytes."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, png
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from mvig_nas.engine import Candidate
     from mvig_nas.study import Study
-
-INK, MUTED, ACCENT, BAND = "#1d2733", "#9fb0c3", "#d1495b", "#00798c"
 
 
 def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]]) -> bytes:
     """Score against predicted latency: every scored candidate, the front, the presets, the winner, the budget."""
-    figure, axes = _axes(
+    figure, axes = figure_axes(
         f"predicted latency on {study.settings.labels.get('device', 'device')} (ms)", f"score ({study.settings.score})"
     )
     scored = [candidate for candidate in study.candidates if candidate.score is not None]
@@ -53,37 +48,18 @@ def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]]) -> b
     if study.settings.budget.latency_ms is not None:
         axes.axvline(study.settings.budget.latency_ms, color=INK, linestyle=":", linewidth=1, label="budget")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    return _png(figure)
+    return png(figure)
 
 
 def best_so_far_png(study: "Study") -> bytes:
     """Best score against the number of evaluations."""
-    figure, axes = _axes("evaluations", f"best score so far ({study.settings.score})")
+    figure, axes = figure_axes("evaluations", f"best score so far ({study.settings.score})")
     series = [(place, best) for place, best in enumerate(study.best_so_far, start=1) if best is not None]
     axes.step([place for place, _ in series], [best for _, best in series], where="post", color=BAND)
     if series:
         axes.scatter([series[-1][0]], [series[-1][1]], color=ACCENT, zorder=3)
-    return _png(figure)
+    return png(figure)
 
 
 def _score(candidate: "Candidate") -> float:
     return math.nan if candidate.score is None else candidate.score
-
-
-def _axes(xlabel: str, ylabel: str) -> "tuple[Figure, Axes]":
-    figure = Figure(figsize=(7.2, 4.4), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(ylabel, color=INK)
-    axes.grid(color="#e3e8ee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    # Without a date or version in it, the same study gives the same bytes.
-    figure.savefig(content, format="png", metadata={"Software": None})
-    return content.getvalue()

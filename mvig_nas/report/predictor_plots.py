@@ -6,12 +6,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mvig_nas.latency.evaluation import HeldOut
-from mvig_nas.report._plots import ACCENT, BAND, INK, MUTED, _axes, _png
+from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, png
 
 
 def calibration_png(measured_ms: "NDArray[Any]", held_out: HeldOut, device: str) -> bytes:
     """Predicted against measured, each with its 80 % interval, and the line where they agree."""
-    figure, axes = _axes(f"measured latency on {device} (ms)", "predicted by a fit without the network (ms)")
+    figure, axes = figure_axes(f"measured latency on {device} (ms)", "predicted by a fit without the network (ms)")
     inside = (held_out.lower_ms <= measured_ms) & (measured_ms <= held_out.upper_ms)
     for places, color, label in (
         (inside, BAND, "measurement inside the 80 % interval"),
@@ -29,12 +29,12 @@ def calibration_png(measured_ms: "NDArray[Any]", held_out: HeldOut, device: str)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.legend(fontsize=8, frameon=False, loc="upper left")
-    return _png(figure)
+    return png(figure)
 
 
 def learning_curve_png(points: Sequence[Mapping[str, Any]]) -> bytes:
     """Median error on networks held out against the number of networks fitted, a line for each start."""
-    figure, axes = _axes("networks measured", "median error on others (%)")
+    figure, axes = figure_axes("networks measured", "median error on others (%)")
     starts = list(dict.fromkeys(point["start"] for point in points))
     for name, color in zip(starts, (BAND, ACCENT), strict=False):
         own = [point for point in points if point["start"] == name]
@@ -46,4 +46,4 @@ def learning_curve_png(points: Sequence[Mapping[str, Any]]) -> bytes:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False)
-    return _png(figure)
+    return png(figure)

@@ -70,8 +70,8 @@ class Supernet(nn.Module):
                         self.group_norms[f"{place_}_{block}_{groups}"] = nn.BatchNorm2d(2 * stage.width)
         self._plans: OrderedDict[Architecture, _Plan] = OrderedDict()
 
-    def forward(self, images: Tensor, architecture: Architecture) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits of a sub-network.
+    def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
+        """Logits of a sub-network; of two classifiers, their mean.
 
         In training mode batch norms use the batch and update the running statistics of the slice.
 
