@@ -1,6 +1,9 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and one writer at a time."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mvig_nas.errors import MvigNasError
@@ -35,3 +38,19 @@ def save(path: Path, content: str | bytes) -> None:
         raise MvigNasError(
             f"{path} must be writable, got {error.strerror!r}; take another place or make room."
         ) from error
+
+
+@contextmanager
+def claim(lock: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone holds the lock file; with `wait`, once it does. The claim ends with the process.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

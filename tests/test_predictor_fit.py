@@ -402,7 +402,7 @@ def test_fit_show_and_use(
     assert json.loads(capsys.readouterr().out) == card
 
     assert run(monkeypatch, "describe", "mobilevig_b", "--device", str(folder)) == 0
-    assert "warning: unlike the networks measured" in capsys.readouterr().err
+    assert "warning: this network is unlike the networks measured" in capsys.readouterr().err
     winner = tmp_path / "winner.json"
     winner.write_text(sampled(24, 1)[1].to_json())
     assert run(monkeypatch, "describe", str(winner), "--device", str(folder), "--json") == 0

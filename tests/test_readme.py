@@ -34,7 +34,7 @@ def test_make_targets_exist() -> None:
 
 def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
     commands = [command for command in COMMANDS if command.startswith("mvig-nas ")]
-    assert len(commands) == 11
+    assert len(commands) == 15
     write_images(tmp_path / "images", train=40)
     for command in commands:
         arguments = shlex.split(command)[1:]
@@ -59,13 +59,15 @@ def test_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("[")
 
 
-@pytest.mark.parametrize("name", ["supernet"])
-def test_programs_of_pages_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "printed"), [("supernet", r"True\n"), ("measuring_on_iphone", r"\d+\.\d+ -?\d+\.\d+\n")]
+)
+def test_programs_of_pages_run(name: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / f"{name}.md").read_text(), flags=re.DOTALL)
     assert programs
     for program in programs:
         exec(compile(program, f"{name}.md", "exec"), {})
-    assert capsys.readouterr().out == "True\n"
+    assert re.fullmatch(printed, capsys.readouterr().out)
 
 
 def test_links_lead_somewhere() -> None:

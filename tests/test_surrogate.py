@@ -16,6 +16,7 @@ from mvig_nas import gaussian_process, shipped
 from mvig_nas.architecture import Architecture
 from mvig_nas.cli.search import _print
 from mvig_nas.gaussian_process import Features, GaussianProcess, Hyperparameters, log_expected_improvement
+from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
 from mvig_nas.report import write_report
 from mvig_nas.search_space import STAGE_CHOICES, SearchSpace
 from mvig_nas.study import FEASIBLE, Candidate, search
@@ -218,12 +219,13 @@ def test_a_search_reports_it(sampler: str, tmp_path: Path, capsys: pytest.Captur
     error = study.predictor_error
     assert error == leave_one_out(TOY, study.candidates)
     assert error is not None
-    files = write_report(study, [], tmp_path, command="search", seconds=1.0)
+    latency = ArchitectureLatency(LatencyPredictor.load(shipped.predictor_folder("iphone-13-mini")))
+    files = write_report(study, [], tmp_path, latency, command="search", seconds=1.0)
     line = f"each of 10 scored architectures left out in turn: mean absolute error {error.mean_absolute_error:.3g}"
     assert line in files["report"].read_text()
-    _print(study, [], files, 1.0, as_json=False)
+    _print(study, [], files, latency, seconds=1.0, as_json=False)
     assert line in capsys.readouterr().out
-    _print(study, [], files, 1.0, as_json=True)
+    _print(study, [], files, latency, seconds=1.0, as_json=True)
     assert json.loads(capsys.readouterr().out)["predictor_error"] == {
         "mean_absolute_error": error.mean_absolute_error,
         "kendall_tau": error.kendall_tau,

@@ -64,6 +64,26 @@ def load_architecture(name: str) -> Architecture:
         raise MvigNasError(f"{path}: {error}") from error
 
 
+def load_architectures(path: Path) -> list[Architecture]:
+    """The architectures of a .jsonl file, one a line, as `sample` writes it.
+
+    Raises:
+        MvigNasError: the file cannot be read, or a line holds no architecture.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MvigNasError(f"a file of architectures must be readable text, got {error} for {path}.") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                found.append(Architecture.from_json(line))
+            except MvigNasError as error:
+                raise MvigNasError(f"{path}, line {number}: {error}") from error
+    return found
+
+
 def load_recipe(name: str, given: Mapping[str, Any]) -> "Recipe":
     """A shipped training recipe by name, or one from a TOML file, with the entries of `given` in place of its own.
 

@@ -19,6 +19,7 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
     from mvig_nas.cli._inputs import load_architecture, load_latency
     from mvig_nas.cli._output import count, interval, print_json, print_table, size
     from mvig_nas.cli._published import published_latencies
+    from mvig_nas.report import outside_note
 
     network = load_architecture(architecture)
     latency = load_latency(device)
@@ -84,7 +85,7 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
         f"{size(exported.weight_bytes)}, peak activations {size(exported.peak_activation_bytes)}."
     )
     if outside:
-        click.echo(f"warning: unlike the networks measured on {device}: {'; '.join(outside)}.", err=True)
+        click.echo(f"warning: this network is {outside_note(device, outside)}", err=True)
     for row in measured:
         low, high = values["reference_code_latency_interval_ms"]
         click.echo(

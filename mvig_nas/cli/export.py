@@ -1,18 +1,32 @@
-"""`mvig-nas export`: a Core ML package, checked against the architecture."""
+"""`mvig-nas export`: Core ML packages, checked against their architectures."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from mvig_nas.cli._options import json_option, seed_option
+from mvig_nas.cli._options import is_given, json_option, seed_option
+from mvig_nas.cli._progress import Bar
+
+if TYPE_CHECKING:
+    from mvig_nas.coreml import Bulk, BulkProgress, Verification
+    from mvig_nas.network import MobileViG
 
 _CHECKPOINTS = (".pth", ".pt", ".tar", ".safetensors")
 
 
+_ONE_ONLY = ("overwrite", "graph_step")
+
+
 @click.command()
-@click.argument("target", metavar="ARCH|CHECKPOINT")
+@click.argument("target", metavar="ARCH|CHECKPOINT|FILE.jsonl")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Package to write.  [default: the target's name, .mlpackage]"
+    "--out", type=click.Path(path_type=Path),
+    help="Package to write, or folder of packages.  [default: the target's name, .mlpackage or without a suffix]",
+)  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Packages made at once, of a FILE.jsonl."
 )
 @click.option(
     "--input",
@@ -45,46 +59,48 @@ _CHECKPOINTS = (".pth", ".pt", ".tar", ".safetensors")
     "is_verified",
     default=True,
     show_default=True,
-    help="Check the package, and execute it in torch, before it appears.",
+    help="Check a package, and execute it in torch, before it appears.",
 )
 @seed_option()
 @json_option()
-def export(
-    target: str,
-    out: Path | None,
-    input_kind: str,
-    labels: Path | None,
-    num_classes: int | None,
-    deployment_target: str,
-    graph_step: int,
-    overwrite: bool,
-    is_verified: bool,
-    seed: int,
-    as_json: bool,
-) -> None:
+@click.pass_context
+def export(ctx: click.Context, /, target: str, as_json: bool, labels: Path | None, **options: Any) -> None:
     """Write a Core ML package of ARCH (a preset, or JSON such as a run's winner.json) or of a CHECKPOINT.
 
     An architecture has no weights yet: its package holds random ones, good for measuring latency only. A checkpoint is
-    one of the MobileViG authors', .pth, .pth.tar or .safetensors. What fails its check is not written.
+    one of the MobileViG authors', .pth, .pth.tar or .safetensors. Of a FILE.jsonl, as `sample` writes it, every
+    architecture gets a package in one folder, with a manifest; run the same command again to go on after a kill. What
+    fails its check is not written.
     """
-    from typing import Literal, cast
+    from mvig_nas import coreml
 
+    class_labels = None if labels is None else coreml.read_labels(labels)
+    options["num_classes"] = options["num_classes"] or (1000 if class_labels is None else len(class_labels))
+    path = Path(target)
+    if path.suffix == ".jsonl":
+        for name in _ONE_ONLY:
+            if is_given(ctx, name):
+                raise click.UsageError(f"--{name.replace('_', '-')} is of a single package.", ctx)
+        _export_all(path, class_labels, options, as_json)
+    elif is_given(ctx, "jobs"):
+        raise click.UsageError("--jobs is of a FILE.jsonl.", ctx)
+    else:
+        _export_one(target, class_labels, options, as_json)
+
+
+def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
     from mvig_nas import coreml
     from mvig_nas.cli._inputs import load_architecture
-    from mvig_nas.cli._output import print_json, size
-    from mvig_nas.kernels import of, totals
     from mvig_nas.network import load_reference_checkpoint
 
     path = Path(target)
-    class_labels = None if labels is None else coreml.read_labels(labels)
     if path.suffix in _CHECKPOINTS:
-        network = load_reference_checkpoint(path, graph_step)
+        network = load_reference_checkpoint(path, options["graph_step"])
         weights = f"checkpoint {path.name}"
     else:
-        classes = num_classes or (1000 if class_labels is None else len(class_labels))
-        network = coreml.untrained(load_architecture(target), classes, seed)
-        weights = f"untrained, seed {seed}"
-    package = out or Path(f"{path.stem.removesuffix('.pth')}.mlpackage")
+        network = coreml.untrained(load_architecture(target), options["num_classes"], options["seed"])
+        weights = f"untrained, seed {options['seed']}"
+    package = options["out"] or Path(f"{path.stem.removesuffix('.pth')}.mlpackage")
     verified: list[coreml.Verification] = []
 
     def check(finished: Path) -> None:
@@ -94,12 +110,77 @@ def export(
         network,
         package,
         weights=weights,
-        input_kind=cast(Literal["image", "tensor"], input_kind),
+        input_kind=cast(Literal["image", "tensor"], options["input_kind"]),
         class_labels=class_labels,
-        minimum_deployment_target=deployment_target,
-        overwrite=overwrite,
-        check=check if is_verified else None,
+        minimum_deployment_target=options["deployment_target"],
+        overwrite=options["overwrite"],
+        check=check if options["is_verified"] else None,
     )
+    _print_one(network, package, weights, options["deployment_target"], verified, as_json)
+
+
+def _export_all(path: Path, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
+    from mvig_nas import coreml
+    from mvig_nas.cli._inputs import load_architectures
+
+    folder: Path = options["out"] or Path(path.stem)
+    try:
+        with Bar("exporting", hidden=as_json) as bar:
+
+            def show(state: "BulkProgress") -> None:
+                bar.show(state.done, state.total, state.now)
+
+            done = coreml.export_all(
+                load_architectures(path),
+                folder,
+                coreml.BulkOptions(
+                    options["num_classes"],
+                    class_labels,
+                    cast(Literal["image", "tensor"], options["input_kind"]),
+                    options["deployment_target"],
+                    options["seed"],
+                ),
+                jobs=options["jobs"],
+                is_verified=options["is_verified"],
+                on_progress=show,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; finished packages are in {folder}. To go on, run the same command again.", err=True)
+        sys.exit(130)
+    _print_all(done, folder, options["is_verified"], as_json)
+    if done.failed:
+        sys.exit(1)
+
+
+def _print_all(done: "Bulk", folder: Path, is_verified: bool, as_json: bool) -> None:
+    from mvig_nas.cli._output import print_json
+
+    for fingerprint, message in done.failed.items():
+        click.echo(f"{fingerprint}: {message}", err=True)
+    if as_json:
+        print_json(
+            {
+                "folder": str(folder),
+                "packages": [package.name for package in done.packages],
+                "written": done.written,
+                "failed": dict(done.failed),
+            }
+        )
+        return
+    kept = len(done.packages) - done.written
+    click.echo(
+        f"{len(done.packages)} packages in {folder}: {done.written} written now, {kept} before, "
+        f"{'each verified' if is_verified else 'not verified'}. {len(done.failed)} failed."
+    )
+    click.echo(f"Next, on a Mac: mvig-nas measure {folder}/*.mlpackage --backend coreml --log mac.jsonl")
+
+
+def _print_one(
+    network: "MobileViG", package: Path, weights: str, target: str, verified: "list[Verification]", as_json: bool
+) -> None:
+    from mvig_nas.cli._output import print_json, size
+    from mvig_nas.kernels import of, totals
+
     weight_bytes = totals(of(network.architecture, "exported", network.num_classes)).weight_bytes
     if as_json:
         values = {
@@ -119,7 +200,7 @@ def export(
             }
         print_json(values)
         return
-    click.echo(f"{package}: {size(weight_bytes)} of fp16 weights ({weights}), {deployment_target} or newer")
+    click.echo(f"{package}: {size(weight_bytes)} of fp16 weights ({weights}), {target} or newer")
     if not verified:
         click.echo("Not verified: nothing of the package was checked.")
     for verification in verified:

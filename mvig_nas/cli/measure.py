@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mvig_nas.cli._options import DURATION, json_option, seed_option
+from mvig_nas.cli._progress import Bar
 
 if TYPE_CHECKING:
     from mvig_nas.measure import Backend, Progress, Session, Target
@@ -77,8 +79,8 @@ def measure(ctx: click.Context, /, targets: tuple[str, ...], as_json: bool, log:
     backend = _backend(ctx, options)
     read = [target for name in targets for target in _targets(name)]
     try:
-        with _Bar(hidden=as_json) as show:
-            session = measuring.measure(read, backend, log, settings, on_progress=show)
+        with Bar("measuring", hidden=as_json) as bar:
+            session = measuring.measure(read, backend, log, settings, on_progress=partial(_show, bar))
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; measured networks are in {log}. To go on, run the same command again.", err=True)
         sys.exit(130)
@@ -105,9 +107,7 @@ def _backend(ctx: click.Context, options: dict[str, Any]) -> "Backend":
 
 
 def _targets(name: str) -> "list[Target]":
-    from mvig_nas.architecture import Architecture
-    from mvig_nas.cli._inputs import load_architecture
-    from mvig_nas.errors import MvigNasError
+    from mvig_nas.cli._inputs import load_architecture, load_architectures
     from mvig_nas.measure import Target, package_target, timm_target
 
     if name.startswith("timm:"):
@@ -117,53 +117,13 @@ def _targets(name: str) -> "list[Target]":
         return [package_target(path)]
     if path.suffix != ".jsonl":
         return [Target(load_architecture(name))]
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MvigNasError(f"a file of architectures must be readable text, got {error} for {path}.") from error
-    targets = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                targets.append(Target(Architecture.from_json(line)))
-            except MvigNasError as error:
-                raise MvigNasError(f"{path}, line {number}: {error}") from error
-    return targets
+    return [Target(architecture) for architecture in load_architectures(path)]
 
 
-class _Bar:
-    """Visits made, time left and what is measured now, on a terminal; pauses as lines where there is none."""
-
-    def __init__(self, hidden: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        # the stream of now: backends hold back what libraries write to `sys.stderr` while they run
-        self._console = Console(file=sys.stderr)
-        self._hidden = hidden
-        self._progress = Progress(
-            TextColumn("measuring"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[now]}", markup=False),
-            console=self._console,
-            disable=hidden or not self._console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("", total=None, now="")
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, state: "Progress") -> None:
-        self._progress.update(self._task, completed=state.done, total=state.total, now=state.now)
-        if "pause" in state.now and not self._hidden:
-            self._console.print(state.now, markup=False)
+def _show(bar: Bar, state: "Progress") -> None:
+    bar.show(state.done, state.total, state.now)
+    if "pause" in state.now:
+        bar.line(state.now)
 
 
 def _print(session: "Session", backend: "Backend", log: Path, as_json: bool) -> None:

@@ -1,10 +1,16 @@
 """`mvig-nas sample`: architectures of a space, one JSON object a line."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mvig_nas.cli._options import DURATION, device_option, json_option, seed_option, space_option
+from mvig_nas.cli._options import DURATION, device_option, is_given, json_option, seed_option, space_option
+
+if TYPE_CHECKING:
+    from mvig_nas.architecture import Architecture
+    from mvig_nas.latency import ArchitectureLatency
+    from mvig_nas.search_space import SearchSpace
 
 _TRIES_PER_SAMPLE = 1000
 
@@ -14,6 +20,14 @@ _TRIES_PER_SAMPLE = 1000
 @click.option("-n", "--number", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="How many.")
 @seed_option()
 @click.option(
+    "--spread", type=click.Choice(["uniform", "latency"]), default="uniform", show_default=True,
+    help="Every choice equally likely; or, to be measured: over the range of latencies, the most telling first.",
+)  # fmt: skip
+@click.option(
+    "--against", metavar="NAME|FOLDER",
+    help="With --spread latency: what would teach most to this device's predictor, or to one that starts from it.",
+)  # fmt: skip
+@click.option(
     "--latency-budget", "latency_ms", type=DURATION, metavar="DURATION", help="Keep those predicted to be as fast."
 )
 @device_option()
@@ -21,38 +35,39 @@ _TRIES_PER_SAMPLE = 1000
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write; standard output without it."
 )
 @json_option()
+@click.pass_context
 def sample(
-    space: str, number: int, seed: int, latency_ms: float | None, device: str, out: Path | None, as_json: bool
+    ctx: click.Context,
+    /,
+    space: str,
+    number: int,
+    seed: int,
+    spread: str,
+    against: str | None,
+    latency_ms: float | None,
+    device: str,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
-    """Draw different architectures uniformly from a search space."""
-    import random
-
-    from mvig_nas.architecture import Architecture
+    """Draw different architectures from a search space, to look at or to measure."""
     from mvig_nas.cli._inputs import load_latency, load_space
     from mvig_nas.cli._output import print_json
     from mvig_nas.errors import MvigNasError
     from mvig_nas.files import save
 
     choices = load_space(space)
+    if against is not None and spread != "latency":
+        raise click.UsageError("--against is of --spread latency.", ctx)
     if number > choices.size:
         raise MvigNasError(f"`--number` must be at most the space's size, {choices.size}, got {number}; ask for fewer.")
-    latency = load_latency(device) if latency_ms is not None else None
-    rng = random.Random(seed)
-    found: dict[Architecture, None] = {}
-    for _ in range(_TRIES_PER_SAMPLE):
-        drawn = [choices.sample(rng) for _ in range(number)]
-        if latency is not None and latency_ms is not None:
-            fits = latency.predict_ms(drawn) <= latency_ms
-            drawn = [architecture for architecture, fit in zip(drawn, fits, strict=True) if fit]
-        found |= dict.fromkeys(drawn)
-        if len(found) >= number:
-            break
+    if spread == "uniform":
+        chosen = _uniform(choices, number, seed, None if latency_ms is None else load_latency(device), latency_ms)
     else:
-        raise MvigNasError(
-            f"only {len(found)} of {number} architectures were found in {_TRIES_PER_SAMPLE * number} draws from "
-            f"{space!r}; ask for fewer, or for a larger budget."
-        )
-    chosen = list(found)[:number]
+        from mvig_nas.latency.selection import spread as pick
+
+        predictor = None if against is None else load_latency(against).predictor
+        latency = load_latency(against if against is not None and not is_given(ctx, "device") else device)
+        chosen = pick(choices, latency, number, against=predictor, seed=seed, budget_ms=latency_ms)
     lines = "".join(architecture.to_json() + "\n" for architecture in chosen)
     if out is None:
         click.echo(lines, nl=False)
@@ -62,3 +77,27 @@ def sample(
         print_json({"file": str(out), "architectures": number})
     else:
         click.echo(f"{number} architectures of {choices.name} in {out}")
+
+
+def _uniform(
+    space: "SearchSpace", number: int, seed: int, latency: "ArchitectureLatency | None", budget_ms: float | None
+) -> "list[Architecture]":
+    """Different architectures drawn uniformly, within a budget where there is one."""
+    import random
+
+    from mvig_nas.errors import MvigNasError
+
+    rng = random.Random(seed)
+    found: dict[Architecture, None] = {}
+    for _ in range(_TRIES_PER_SAMPLE):
+        drawn = [space.sample(rng) for _ in range(number)]
+        if latency is not None and budget_ms is not None:
+            fits = latency.predict_ms(drawn) <= budget_ms
+            drawn = [architecture for architecture, fit in zip(drawn, fits, strict=True) if fit]
+        found |= dict.fromkeys(drawn)
+        if len(found) >= number:
+            return list(found)[:number]
+    raise MvigNasError(
+        f"only {len(found)} of {number} architectures were found in {_TRIES_PER_SAMPLE * number} draws from "
+        f"{space.name!r}; ask for fewer, or for a larger budget."
+    )

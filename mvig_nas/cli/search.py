@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,10 @@ from mvig_nas.cli._options import (
     seed_option,
     space_option,
 )
+from mvig_nas.cli._progress import Bar
 
 if TYPE_CHECKING:
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.study import Progress, Study
 
 _RUNS = Path("results/runs")
@@ -91,7 +92,7 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     folder = out or _new_folder(space.name, options)
     began = time.monotonic()
     try:
-        with _progress(hidden=as_json) as show:
+        with Bar("scoring", hidden=as_json) as bar:
             study = run_search(
                 space,
                 score,
@@ -105,15 +106,15 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
                 resume=resume,
                 time_limit_s=None if options["time_limit"] is None else options["time_limit"] / 1e3,
                 labels={"device": options["device"]} | ({} if data is None else {"data": str(data)}),
-                on_candidate=show,
+                on_candidate=_Shown(bar),
             )
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; every scored candidate is saved. To go on: {_resume_command(folder)}", err=True)
         sys.exit(130)
     seconds = time.monotonic() - began
     presets = preset_rows(study, latency, score)
-    files = write_report(study, presets, folder, command=_command(), seconds=seconds)
-    _print(study, presets, files, seconds, as_json=as_json)
+    files = write_report(study, presets, folder, latency, command=_command(), seconds=seconds)
+    _print(study, presets, files, latency, seconds=seconds, as_json=as_json)
 
 
 def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, Any]) -> Any:
@@ -158,63 +159,43 @@ def _resume_command(folder: Path) -> str:
     return f"mvig-nas search --resume --out {folder}"
 
 
-class _progress:  # noqa: N801 - used as `with _progress(...)`
-    """A bar with rate, time left and the best so far; nothing where output is for machines."""
+class _Shown:
+    """A search's state in a bar: rate and the best so far."""
 
-    def __init__(self, hidden: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("scoring"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[best]}"),
-            console=console,
-            disable=hidden or not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("", total=None, rate="", best="")
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
         self._began = time.monotonic()
         self._first: int | None = None
 
-    def __enter__(self) -> "Callable[[Progress], None]":
-        self._progress.start()
-        return self._show
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def _show(self, state: "Progress") -> None:
+    def __call__(self, state: "Progress") -> None:
         if self._first is None:
             self._first = state.judged - 1
         rate = (state.judged - self._first) / max(time.monotonic() - self._began, 1e-3)
-        best = "" if state.best is None else f"best {state.best.score:.3f} at {state.best.latency_ms:.3f} ms"
-        self._progress.update(
-            self._task,
-            completed=state.evaluated,
-            total=state.evaluations,
-            rate=f"{state.judged} judged, {rate:.0f}/s",
-            best=best,
-        )
+        best = "" if state.best is None else f", best {state.best.score:.3f} at {state.best.latency_ms:.3f} ms"
+        self._bar.show(state.evaluated, state.evaluations, f"{state.judged} judged, {rate:.0f}/s{best}")
 
 
 def _print(
-    study: "Study", presets: list[dict[str, Any]], files: dict[str, Path], seconds: float, *, as_json: bool
+    study: "Study",
+    presets: list[dict[str, Any]],
+    files: dict[str, Path],
+    latency: "ArchitectureLatency",
+    *,
+    seconds: float,
+    as_json: bool,
 ) -> None:
     from dataclasses import asdict
 
     from mvig_nas.cli._output import count, interval, print_json, print_table
-    from mvig_nas.report import predictor_note, score_note
+    from mvig_nas.report import latency_note, outside_note, predictor_note, score_note
 
     winner = study.winner
+    outside = [] if winner is None else latency.outside([winner.architecture])[0]
     if as_json:
         print_json(
             {
                 "winner": None if winner is None else winner.to_dict(),
+                "unlike_measured": outside,
                 "presets": presets,
                 "judged": study.judged,
                 "evaluated": study.evaluated,
@@ -251,7 +232,9 @@ def _print(
         click.echo(f"{len(study.front)} architectures on the front: {files['front']}")
     if study.predictor_error is not None:
         click.echo(predictor_note(study.predictor_error))
-    click.echo(f"{score_note(study.settings.score)} The latency is a prediction, not a measurement.")
+    click.echo(f"{score_note(study.settings.score)} {latency_note(latency)}")
+    if outside:
+        click.echo(f"warning: the winner is {outside_note(latency.predictor.device, outside)}", err=True)
     click.echo(f"Report: {files['report']}")
     click.echo(f"Next: mvig-nas describe {files['winner']}")
     click.echo(f"      mvig-nas export {files['winner']}")

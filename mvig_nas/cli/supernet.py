@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mvig_nas.cli._options import DURATION, data_option, device_option, is_given, json_option, space_option
+from mvig_nas.cli._progress import Bar
 
 if TYPE_CHECKING:
     from mvig_nas.train_supernet import LatencyRange
@@ -150,7 +151,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     )
     folder = folder or _RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-supernet-{space.name}-seed{recipe.seed}"
     try:
-        with _Bar("supernet", hidden=not process.is_first) as bar:
+        with Bar("supernet", hidden=not process.is_first) as bar:
             outcome = train_supernet(
                 space,
                 train_images,
@@ -165,7 +166,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
                 workers=options["workers"],
                 in_memory=options["in_memory"],
                 resume=options["resume"],
-                on_progress=bar.show,
+                on_progress=_Shown(bar, "supernet"),
             )
     except StopTraining as stop:
         if process.is_first:
@@ -239,7 +240,8 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     process, execution = _execution(options)
     total = len(architectures) * options["seeds"]
     try:
-        with _Bar("stand-alone", hidden=as_json) as bar:
+        with Bar("stand-alone", hidden=as_json) as bar:
+            show = _Shown(bar, "stand-alone")
             results = stand_alone(
                 architectures,
                 train_images,
@@ -251,10 +253,10 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
                 execution=execution,
                 workers=options["workers"],
                 in_memory=options["in_memory"],
-                on_progress=lambda place, progress: bar.show(progress, f"{place + 1} of {total}"),
+                on_progress=lambda place, progress: show(progress, f"{place + 1} of {total}"),
             )
             rows = compare(
-                results, estimators, latency, folder, on_estimate=lambda name, done: bar.note(f"{name} {done}")
+                results, estimators, latency, folder, on_estimate=lambda name, done: bar.name(f"{name} {done}", "")
             )
     except (StopTraining, KeyboardInterrupt):
         click.echo(f"stopped; what is trained is in {folder}. To go on, give the same command again.", err=True)
@@ -323,50 +325,23 @@ def _execution(options: dict[str, Any]) -> "tuple[Process, Execution]":
     return Process.start(options["torch_device"]), execution
 
 
-class _Bar:
-    """Progress of a training: a bar on a terminal, else a line every half minute; on standard error."""
+class _Shown:
+    """A training's state in a bar; a line every half minute where there is no terminal. Rollbacks are told at once."""
 
     _SECONDS_BETWEEN_LINES = 30.0
 
-    def __init__(self, title: str, hidden: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        self._hidden = hidden
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=hidden or not self._console.is_terminal,
-            transient=True,
-        )
+    def __init__(self, bar: Bar, title: str) -> None:
+        self._bar = bar
         self._title = title
-        self._task = self._progress.add_task(title, total=None, rate="")
         self._last = time.monotonic()
 
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def note(self, text: str) -> None:
-        """What is being done instead of training."""
-        self._progress.update(self._task, description=text, rate="")
-
-    def show(self, state: "Progress", which: str = "") -> None:
-        """State after a step; rollbacks are told at once."""
+    def __call__(self, state: "Progress", which: str = "") -> None:
         title = f"{self._title} {which}".rstrip()
-        if state.message and not self._hidden:
-            self._console.print(f"{title}: {state.message}", highlight=False)
+        if state.message:
+            self._bar.line(f"{title}: {state.message}")
         rate = f"loss {state.loss:.3f}, {state.images_per_second:.0f} images/s, {state.waiting:.0%} waiting for them"
-        self._progress.update(self._task, description=title, completed=state.step, total=state.steps, rate=rate)
+        self._bar.show(state.step, state.steps, rate, title)
         now = time.monotonic()
-        if not self._console.is_terminal and not self._hidden and now - self._last > self._SECONDS_BETWEEN_LINES:
+        if not self._bar.is_drawn and now - self._last > self._SECONDS_BETWEEN_LINES:
             self._last = now
-            self._console.print(f"{title}: step {state.step} of {state.steps}, {rate}", highlight=False)
+            self._bar.line(f"{title}: step {state.step} of {state.steps}, {rate}")

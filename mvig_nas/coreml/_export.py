@@ -64,6 +64,7 @@ def export(
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
     overwrite: bool = False,
     check: Callable[[Path], object] | None = None,
+    staging: Path | None = None,
 ) -> Path:
     """Write the network as a Core ML package: an fp16 ML program, batch 1, at the architecture's resolution.
 
@@ -83,6 +84,7 @@ def export(
         overwrite: whether a package already at `path` may be replaced.
         check: called with the finished package before it appears at `path`, such as a `verify`; if it raises, nothing
             is written and a package already there stays.
+        staging: an existing folder of the same file system to build it in, hidden and removed; beside `path` if None.
 
     Raises:
         MvigNasError: `path` cannot be written, is taken, or an argument does not suit the network; a weight does not
@@ -95,7 +97,7 @@ def export(
     coremltools = _tools.load()
     deployed = _Deployed(_for_inference(network), (mean, std) if input_kind == "image" else None, labels is not None)
     try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=staging or path.parent))
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
@@ -104,16 +106,16 @@ def export(
         with torch.no_grad():
             program = torch.export.export(deployed.eval(), (torch.zeros(shape),)).run_decompositions({})
         with _tools.quiet():
-            model = coremltools.convert(program, package_dir=str(staging / f"converted{SUFFIX}"), **options)
+            model = coremltools.convert(program, package_dir=str(building / f"converted{SUFFIX}"), **options)
         spec = model.get_spec()
         normalisation = f"mean {tuple(mean)}, std {tuple(std)}" if input_kind == "image" else "none: done by the caller"
         _describe(spec, network, weights, normalisation, str(coremltools.__version__))
-        finished = staging / path.name
+        finished = building / path.name
         with _tools.quiet():
             coremltools.utils.save_spec(spec, str(finished), weights_dir=model.weights_dir)
         if check is not None:
             _check(check, finished, path)
-        _publish(finished, path, staging)
+        _publish(finished, path, building)
     except OSError as error:
         raise _cannot_write(path, error) from error
     except RuntimeError as error:
@@ -121,7 +123,7 @@ def export(
             raise
         raise _cannot_write(path, error) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
     return path
 
 

@@ -1,5 +1,6 @@
 """A saved package read back from its files: manifest, program, weights. Needs no Mac."""
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -47,6 +48,17 @@ def operations(package: Path) -> tuple[Operation, ...]:
         MvigNasError: there is no package, or it does not hold one readable ML program.
     """
     return SavedProgram(package).operations
+
+
+def content_sha256(package: Path) -> str:
+    """SHA-256 of a package's model and weights: the same for copies of one package."""
+    digest = hashlib.sha256()
+    data = package / "Data"  # the manifest beside it holds random identifiers
+    for file in sorted(each for each in data.rglob("*") if each.is_file()):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(data).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 class SavedProgram:

@@ -33,6 +33,10 @@ class DeviceFit:
         """Standard deviation of a measurement's log t, shape (n,)."""
         return self.model.deviation(features, knowledge_beyond_costs(self.start, features))
 
+    def covariance(self, features: FloatArray) -> FloatArray:
+        """Covariance of log t between networks that its rows leave, shape (n, n)."""
+        return self.model.covariance(features, knowledge_beyond_costs(self.start, features))
+
     def outside(self, network: Sequence[Kernel], features: FloatArray) -> dict[str, str]:
         """`_support.reasons` of one network, of summed features (1, F)."""
         return reasons(

@@ -127,6 +127,17 @@ class DeviceModel:
         deviation: FloatArray = np.sqrt(np.maximum(own - explained, 1e-8) + np.exp(2 * self.log_terms[-1]))
         return deviation
 
+    def covariance(self, features: FloatArray, beyond: FloatArray) -> FloatArray:
+        """What the rows leave open about log t, shape (n, n), without a measurement's noise."""
+        amounts = _with_fixed(features)
+        slopes = _slopes(amounts, self.costs_ms, beyond if self.gain else 0 * beyond)
+        prior = _prior(self.log_terms)
+        inputs = _inputs(amounts, self.share_costs_ms)
+        shared = _smooth(inputs, self.inputs, self.log_terms) + slopes @ prior @ self.slopes.T
+        own = _smooth(inputs, inputs, self.log_terms) + slopes @ prior @ slopes.T
+        left: FloatArray = own - shared @ self._inverse @ shared.T
+        return left
+
     def novelty(self, features: FloatArray) -> FloatArray:
         """Share of the smooth rest's variance that the rows say nothing about, shape (n,), in [0, 1]."""
         near = self._near(_with_fixed(features))
@@ -144,6 +155,16 @@ class DeviceModel:
 
     def _near(self, amounts: FloatArray) -> FloatArray:
         return _smooth(_inputs(amounts, self.share_costs_ms), self.inputs, self.log_terms)
+
+
+def starting_covariance(start: Start, features: FloatArray, beyond: FloatArray) -> FloatArray:
+    """Covariance of log t between networks, shape (n, n), for a device of which nothing is measured yet."""
+    amounts = _with_fixed(features)
+    terms = (_TRANSFER if start.measured else _SCRATCH)[0]
+    slopes = _slopes(amounts, start.costs_ms, beyond if start.measured else 0 * beyond)
+    inputs = _inputs(amounts, start.costs_ms)
+    covariance: FloatArray = slopes @ _prior(terms) @ slopes.T + _smooth(inputs, inputs, terms)
+    return covariance
 
 
 def fit_device_model(

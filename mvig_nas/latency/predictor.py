@@ -14,7 +14,8 @@ import numpy as np
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.kernels import Kernel
-from mvig_nas.latency._device_fit import DeviceFit
+from mvig_nas.latency._device_fit import DeviceFit, knowledge_beyond_costs
+from mvig_nas.latency._device_model import start_of, starting_covariance
 from mvig_nas.latency._labels import Labels
 from mvig_nas.latency._physics import Physics, fit_bagged_physics
 from mvig_nas.latency._residual import TERMS, Residual, fit_residual
@@ -186,6 +187,18 @@ class LatencyPredictor:
             mean, deviation = query.mean(self._residual), query.deviation(self._residual)
         reach = deviation * self._quantile(coverage)
         return np.exp(mean - reach), np.exp(mean + reach)
+
+    def covariance_from_features(self, features: FloatArray) -> FloatArray:
+        """Covariance of log t between networks of summed kernel features: what is open about them. Shape (n, n).
+
+        For a predictor fitted to one device, what its rows leave open. For another, what a fit to one device that
+        starts from it (`fit_device`) does not know before its first row.
+        """
+        self._fitted()
+        features = np.asarray(features, dtype=np.float64)
+        if self._device_fit is not None:
+            return self._device_fit.covariance(features)
+        return starting_covariance(start_of(self.costs_ms), features, knowledge_beyond_costs(self, features))
 
     def explain_ms(self, network: Sequence[Kernel]) -> Explanation:
         """Which kernels the milliseconds go to; the parts sum to the prediction."""

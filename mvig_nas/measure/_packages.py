@@ -1,6 +1,5 @@
 """Core ML packages as targets: which network they hold, what they take."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import _tools
-from mvig_nas.coreml._package import METADATA_PREFIX, SavedProgram
+from mvig_nas.coreml._package import METADATA_PREFIX, SavedProgram, content_sha256
 from mvig_nas.device_log import Package
 from mvig_nas.errors import MvigNasError
 from mvig_nas.measure._backend import Target
@@ -30,7 +29,7 @@ def package_target(path: Path) -> Target:
     text = metadata.get(METADATA_PREFIX + "architecture")
     fingerprint = metadata.get(METADATA_PREFIX + "fingerprint")
     if text is None:
-        return Target(Package(fingerprint or _sha256(path)), path)
+        return Target(Package(fingerprint or content_sha256(path)), path)
     try:
         architecture = Architecture.from_json(text)
     except MvigNasError as error:
@@ -90,13 +89,3 @@ def package_input(path: Path) -> PackageInput:
         f"a package to measure must take one RGB image or one tensor of floats, got inputs {found} in {path}; export "
         "it with one of them."
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    data = path / "Data"  # the manifest beside it holds random identifiers
-    for file in sorted(each for each in data.rglob("*") if each.is_file()):
-        content = file.read_bytes()
-        digest.update(f"{file.relative_to(data).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()

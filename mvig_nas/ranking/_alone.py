@@ -3,12 +3,10 @@
 Several processes may share a folder: each takes what no other is at.
 """
 
-import fcntl
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.evaluation import top1
-from mvig_nas.files import save
+from mvig_nas.files import claim, save
 from mvig_nas.image_data import EvaluationImages, LabelledImages
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.retrain import train_alone
@@ -96,7 +94,8 @@ def stand_alone(
             if place in found:
                 continue
             own = folder / f"{architecture.fingerprint}-seed{seed}"
-            with _claim(own, wait) as is_ours:
+            own.mkdir(parents=True, exist_ok=True)
+            with claim(own / "lock", wait) as is_ours:
                 if not is_ours:
                     continue
                 result = _read(own, architecture, seed)
@@ -164,16 +163,3 @@ def _read(folder: Path, architecture: Architecture, seed: int) -> StandAlone | N
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
     return StandAlone(architecture, seed, values["accuracy"], values["seconds"])
-
-
-@contextmanager
-def _claim(folder: Path, wait: bool) -> Iterator[bool]:
-    """Whether this process has the folder to itself; the claim ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True

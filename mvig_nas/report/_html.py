@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mvig_nas.report._notes import predictor_note, score_note
-
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
     from mvig_nas.study import Study
@@ -36,21 +34,23 @@ _STAGE_COLUMNS = {
 
 
 def page(
-    study: "Study", presets: Sequence[Mapping[str, Any]], plots: Mapping[str, bytes], command: str, seconds: float
+    study: "Study",
+    presets: Sequence[Mapping[str, Any]],
+    plots: Mapping[str, bytes],
+    notes: Sequence[str],
+    *,
+    command: str,
+    seconds: float,
 ) -> str:
-    """The report of a finished search."""
+    """The report of a finished search; `notes` say what its numbers are worth."""
     settings, winner = study.settings, study.winner
     device = settings.labels.get("device", "device")
     parts = [
         f"<h1>Search in {escape(settings.space.name)} for {escape(device)}</h1>",
         f"<p class=note>{study.judged:,} architectures judged by predicted latency, {study.evaluated:,} scored by "
         f"{escape(settings.score)} with {escape(settings.sampler)}, seed {settings.seed}, {seconds:.1f} s.</p>",
-        f"<p class=note>{escape(score_note(settings.score))} Latencies are "
-        "predicted from published measurements of other networks, not measured on this one; an 80 % interval should "
-        "hold the true value four times out of five.</p>",
+        *(f"<p class=note>{escape(note)}</p>" for note in notes),
     ]
-    if study.predictor_error is not None:
-        parts.append(f"<p class=note>{escape(predictor_note(study.predictor_error))}</p>")
     if winner is not None:
         parts += ["<h2>Winner and published networks</h2>", _comparison(study, presets)]
         parts += ["<h2>The winner, stage by stage</h2>", _stages(winner.architecture)]

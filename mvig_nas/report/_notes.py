@@ -1,8 +1,10 @@
-"""What a score is and how well it can be predicted, in words."""
+"""What scores and latencies are worth, in words."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.surrogate import PredictorError
 
 
@@ -22,3 +24,19 @@ def predictor_note(error: "PredictorError") -> str:
         f"Score predictor (Gaussian process), each of {error.count} scored architectures left out in turn: mean "
         f"absolute error {error.mean_absolute_error:.3g}, Kendall's tau {error.kendall_tau:.2f}."
     )
+
+
+def latency_note(latency: "ArchitectureLatency") -> str:
+    """One sentence on where predicted latencies come from."""
+    predictor = latency.predictor
+    if not predictor.fit_summary:
+        return "Latencies are predicted from published measurements of other networks, not measured on this one."
+    rows = predictor.measurements_[predictor.device]
+    return (
+        f"Latencies are predicted by a fit to {rows} measurements on {predictor.device}, not measured on this network."
+    )
+
+
+def outside_note(device: str, reasons: Sequence[str]) -> str:
+    """One sentence on a network that no measured one resembles; there must be reasons."""
+    return f"unlike the networks measured on {device}, so that its latency is a guess: {'; '.join(reasons)}."

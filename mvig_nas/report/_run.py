@@ -13,13 +13,16 @@ from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.report._html import page
+from mvig_nas.report._notes import latency_note, outside_note, predictor_note, score_note
 from mvig_nas.report._plots import best_so_far_png, score_latency_png
 
 if TYPE_CHECKING:
     from mvig_nas.engine import Candidate, Latency, Score
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.study import Study
 
 SCHEMA = 1
+_INTERVAL = "An 80 % interval should hold the true value four times out of five."
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "optuna")
 
 
@@ -58,13 +61,25 @@ def _score_of(architecture: Architecture, score: "Score") -> float | None:
 
 
 def write_report(
-    study: "Study", presets: Sequence[Mapping[str, Any]], folder: Path, *, command: str, seconds: float
+    study: "Study",
+    presets: Sequence[Mapping[str, Any]],
+    folder: Path,
+    latency: "ArchitectureLatency",
+    *,
+    command: str,
+    seconds: float,
 ) -> dict[str, Path]:
     """Write the run's files into its folder; returns them by name. `presets` are `preset_rows`.
 
     Raises:
         MvigNasError: the folder cannot be written.
     """
+    outside = [] if study.winner is None else latency.outside([study.winner.architecture])[0]
+    notes = [score_note(study.settings.score), f"{latency_note(latency)} {_INTERVAL}"]
+    if study.predictor_error is not None:
+        notes.append(predictor_note(study.predictor_error))
+    if outside:
+        notes.append(f"The winner is {outside_note(latency.predictor.device, outside)}")
     plots = {
         "score_latency": score_latency_png(study, presets),
         "best_so_far": best_so_far_png(study),
@@ -75,17 +90,17 @@ def write_report(
         "front": ("front.csv", _front_csv(study)),
         "score_latency": ("score_latency.png", plots["score_latency"]),
         "best_so_far": ("best_so_far.png", plots["best_so_far"]),
-        "report": ("report.html", page(study, presets, plots, command, seconds)),
+        "report": ("report.html", page(study, presets, plots, notes, command=command, seconds=seconds)),
     }
     if study.winner is not None:
-        contents["winner"] = ("winner.json", json.dumps(winner_values(study, study.winner), indent=2) + "\n")
+        contents["winner"] = ("winner.json", json.dumps(winner_values(study, study.winner, outside), indent=2) + "\n")
     for name, (file_name, content) in contents.items():
         files[name] = folder / file_name
         save(files[name], content)
     return files
 
 
-def winner_values(study: "Study", winner: "Candidate") -> dict[str, Any]:
+def winner_values(study: "Study", winner: "Candidate", outside: Sequence[str]) -> dict[str, Any]:
     """What winner.json holds: the architecture, and what was predicted of it by what."""
     settings = study.settings
     return {
@@ -96,6 +111,7 @@ def winner_values(study: "Study", winner: "Candidate") -> dict[str, Any]:
         "latency_ms": winner.latency_ms,
         "latency_interval_ms": winner.interval_ms,
         "latency_is": "predicted",
+        "unlike_measured": list(outside),
         "score": winner.score,
         "score_name": settings.score,
         "budget": settings.budget.to_dict(),

@@ -1,0 +1,218 @@
+"""Predictors fitted to measurements of this computer's CPU: how many rows they need, and for which networks they hold.
+
+Run: python -m benchmarks.host_latency measure   # about 40 minutes of one core; leave the others idle
+     python -m benchmarks.host_latency report    # about 30 minutes of one core, from the logs alone
+
+`measure` appends to mobilevig.jsonl (300 architectures to learn from and 60 others, a third each of toy, micro and
+mobilevig-ti, drawn uniformly) and to timm.jsonl (97 models at their own resolution). `report` fits them:
+
+* 150 architectures, at random or the most telling of the 300, predict the 60 others, beside the baselines;
+* the learning curve, with and without the start from the shipped iPhone predictor;
+* timm's models, a family left out at a time, and the 60 architectures by a fit that saw no architecture.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvig_nas import device_log, shipped
+from mvig_nas.architecture import Architecture, preset
+from mvig_nas.files import save
+from mvig_nas.latency import LatencyPredictor, fit_device, network_features
+from mvig_nas.latency.baselines import BASELINES
+from mvig_nas.latency.card import evaluate, evaluation_lines, plain, rows_of
+from mvig_nas.latency.cross_validation import COVERAGE, OWN, Rows, family_folds, figures
+from mvig_nas.latency.evaluation import HeldOut
+from mvig_nas.latency.selection import most_telling, uncertainty
+from mvig_nas.measure import Settings, Target, TorchCpu, measure, timm_target
+from mvig_nas.plots import figure_axes, png
+from mvig_nas.report.predictor_plots import calibration_png
+from mvig_nas.search_space import SearchSpace
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "results" / "host_cpu"
+SPACES = ("toy", "micro", "mobilevig-ti")
+POOL_SEED, TEST_SEED = 1, 7
+POOL, TEST, TRAIN = 100, 20, 50  # of each space
+SIZES = (5, 10, 20, 40, 80, 150, 300)
+DRAWS = 5
+PHONE = "iphone-13-mini"
+TIMM = (ROOT / "benchmarks" / "data" / "host_timm.txt").read_text().split()
+COLORS = {"random": ("#9fb0c3", "#00798c"), "telling": ("#f0b8bf", "#d1495b")}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to learn from, by place, and rows to be predicted."""
+
+    rows: Rows
+    pool: list[int]
+    test: list[int]
+
+
+def drawn(seed: int, number: int) -> list[Architecture]:
+    """As `mvig-nas sample` draws them."""
+    found = []
+    for name in SPACES:
+        space, rng = SearchSpace.from_toml(shipped.space_path(name)), random.Random(seed)
+        of_space: dict[Architecture, None] = {}
+        while len(of_space) < number:
+            of_space[space.sample(rng)] = None
+        found += list(of_space)
+    return found
+
+
+def measure_all(out: Path) -> None:
+    """Both logs; what they hold is not measured again."""
+    out.mkdir(parents=True, exist_ok=True)
+    architectures = [preset("mobilevig_ti"), *drawn(POOL_SEED, POOL), *drawn(TEST_SEED, TEST)]
+    settings = {"cool_down_s": 0.02, "pause_s": 10.0}
+    measure(
+        [timm_target(name) for name in TIMM],
+        TorchCpu(),
+        out / "timm.jsonl",
+        Settings(8, 8, **settings),
+        on_progress=_show,
+    )
+    measure(
+        [Target(each) for each in architectures], TorchCpu(), out / "mobilevig.jsonl", Settings(10, 20, **settings),
+        on_progress=_show,
+    )  # fmt: skip
+
+
+def _show(state: Any) -> None:
+    if "pause" in state.now or state.done % 100 == 0:
+        print(f"{state.done} of {state.total}: {state.now}", flush=True)
+
+
+def split(log: Path) -> Split:
+    """The log's rows, those of the test draw apart; the pool in the order drawn, the spaces taking turns."""
+    rows = rows_of(device_log.read(log))
+    place_of = {label: place for place, label in enumerate(rows.labels)}
+    pool = drawn(POOL_SEED, POOL)
+    turns = [pool[space * POOL + turn] for turn in range(POOL) for space in range(len(SPACES))]
+    test = [place_of[each.fingerprint] for each in drawn(TEST_SEED, TEST)]
+    return Split(rows, [place_of[each.fingerprint] for each in turns], test)
+
+
+def predicted(rows: Rows, train: Sequence[int], test: Sequence[int], start: LatencyPredictor | None) -> HeldOut:
+    """Answers of a fit to `train` for `test`."""
+    networks, latencies_ms = rows.pick(train)
+    strangers, _ = rows.pick(test)
+    fitted = fit_device(networks, latencies_ms, rows.group, start=start).predictor
+    return HeldOut(fitted.predict_ms(strangers), *fitted.interval_ms(strangers, COVERAGE))
+
+
+def fixed_split(data: Split) -> tuple[dict[str, Any], HeldOut]:
+    """150 rows drawn uniformly, and the 150 most telling of the 300, against 60 others, beside the baselines."""
+    measured = data.rows.latencies_ms[data.test]
+    train = data.pool[: TRAIN * len(SPACES)]
+    own = predicted(data.rows, train, data.test, None)
+    found = {f"{OWN}, 150 uniform": figures(measured, own)}
+    telling = [data.pool[place] for place in order(data, None)[: len(train)]]
+    found[f"{OWN}, 150 most telling"] = figures(measured, predicted(data.rows, telling, data.test, None))
+    found[f"{OWN}, 150 uniform, from {PHONE}"] = figures(measured, predicted(data.rows, train, data.test, phone()))
+    networks, latencies_ms = data.rows.pick(train)
+    strangers, _ = data.rows.pick(data.test)
+    for name, baseline in BASELINES.items():
+        answer = baseline().fit(networks, latencies_ms).predict_ms(strangers)
+        found[f"{name}, 150 uniform"] = figures(measured, HeldOut(answer, *np.full((2, len(answer)), np.nan)))
+    return found, own
+
+
+def phone() -> LatencyPredictor:
+    """The shipped predictor that transfers start from."""
+    return LatencyPredictor.load(shipped.predictor_folder(PHONE))
+
+
+def order(data: Split, start: LatencyPredictor | None) -> list[int]:
+    """Places in the pool, the most telling first."""
+    networks, _ = data.rows.pick(data.pool)
+    return most_telling(uncertainty(network_features(networks), start), len(data.pool))
+
+
+def curve(data: Split) -> list[dict[str, Any]]:
+    """Errors on the 60 others by number of rows: uniform draws (mean over 5) and the most telling, by start."""
+    points = []
+    measured = data.rows.latencies_ms[data.test]
+    for name, start in (("scratch", None), (PHONE, phone())):
+        telling = [data.pool[place] for place in order(data, start)]
+        shuffled = [random.Random(seed).sample(data.pool, len(data.pool)) for seed in range(DRAWS)]
+        for size in SIZES:
+            chosen = {"random": shuffled if size < len(data.pool) else shuffled[:1], "telling": [telling]}
+            for how, lists in chosen.items():
+                answers = [predicted(data.rows, each[:size], data.test, start) for each in lists]
+                scores = [figures(measured, answer) for answer in answers]
+                mean = {key: float(np.mean([score[key] for score in scores])) for key in scores[0]}
+                points.append({"rows": size, "start": name, "picked": how, "draws": len(lists), **mean})
+                print(points[-1], flush=True)
+    return points
+
+
+def curve_png(points: Sequence[dict[str, Any]]) -> bytes:
+    """MAPE by number of rows; dark from the phone's predictor, pale from scratch."""
+    figure, axes = figure_axes("architectures measured", "mean error on 60 others (%)")
+    for how, colors in COLORS.items():
+        for start, color in zip(("scratch", PHONE), colors, strict=True):
+            own = [point for point in points if point["picked"] == how and point["start"] == start]
+            label = f"{'uniform draws' if how == 'random' else 'most telling'}, from {start}"
+            axes.plot([p["rows"] for p in own], [100 * p["mape"] for p in own], marker="o", color=color, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(list(SIZES), [str(size) for size in SIZES])
+    ticks = [2, 3, 5, 10, 20, 30]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize=8, frameon=False)
+    return png(figure)
+
+
+def report(out: Path) -> None:
+    """Everything from the two logs, into figures.json, learning_curve.csv, timm.md and plots."""
+    data = split(out / "mobilevig.jsonl")
+    timm_rows = rows_of(device_log.read(out / "timm.jsonl"))
+    fixed, own = fixed_split(data)
+    print(json.dumps(plain(fixed), indent=1), flush=True)
+    save(out / "calibration.png", calibration_png(data.rows.latencies_ms[data.test], own, data.rows.group))
+    evaluation, answers = evaluate(timm_rows, family_folds(timm_rows), None, seed=0, how="leave one family out")
+    save(out / "timm.md", "# timm models on this CPU\n\n" + "\n".join(evaluation_lines(evaluation)) + "\n")
+    save(out / "timm_calibration.png", calibration_png(timm_rows.latencies_ms, answers, timm_rows.group))
+    print((out / "timm.md").read_text(), flush=True)
+    networks, latencies_ms = timm_rows.pick(range(len(timm_rows.labels)))
+    fitted = fit_device(networks, latencies_ms, timm_rows.group).predictor
+    strangers, measured = data.rows.pick(data.test)
+    alien = HeldOut(fitted.predict_ms(strangers), *fitted.interval_ms(strangers, COVERAGE))
+    values = {
+        "150 architectures, 60 others": fixed,
+        "timm, a family left out": evaluation["figures"],
+        "60 architectures by a fit to timm alone": figures(measured, alien),
+    }
+    save(out / "figures.json", json.dumps(plain(values), indent=1) + "\n")
+    points = curve(data)
+    names = list(points[0])
+    lines = [",".join(names)] + [",".join(_cell(point[name]) for name in names) for point in points]
+    save(out / "learning_curve.csv", "\n".join(lines) + "\n")
+    save(out / "learning_curve.png", curve_png(points))
+
+
+def _cell(value: str | float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["measure", "report"])
+    parser.add_argument("--out", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    {"measure": measure_all, "report": report}[options.action](options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The progress bar of every command, on standard error."""
+
+import sys
+from typing import Self
+
+
+class Bar:
+    """A bar with time left on a terminal; elsewhere, and where output is for machines, nothing but asked-for lines."""
+
+    def __init__(self, title: str, hidden: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        # the stream of now: what runs under the bar may hold back what libraries write to `sys.stderr`
+        self._console = Console(file=sys.stderr)
+        self._hidden = hidden
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+            console=self._console,
+            disable=hidden or not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, total=None, facts="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return self._console.is_terminal
+
+    def show(self, done: int, total: int | None, facts: str = "", title: str | None = None) -> None:
+        """State of now."""
+        self._progress.update(self._task, completed=done, total=total, facts=facts)
+        self.name(title)
+
+    def name(self, title: str | None, facts: str | None = None) -> None:
+        """Another title, or other facts, at the same state."""
+        changes = {"description": title, "facts": facts}
+        self._progress.update(self._task, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+    def line(self, text: str) -> None:
+        """A line that stays, on a terminal or not."""
+        if not self._hidden:
+            self._console.print(text, markup=False, highlight=False)
