@@ -6,7 +6,8 @@ a search that was killed and resumed goes on as if nothing had happened.
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,11 +55,64 @@ class Latency(Protocol):
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came of scoring an architecture: a finite score, or the reason why there is none."""
+
+    architecture: Architecture
+    score: float | None
+    seconds: float
+    reason: str | None = None
+
+
+class Evaluator(Protocol):
+    """Computes scores, of several architectures at once if it can."""
+
+    @property
+    def name(self) -> str:
+        """The score's."""
+
+    def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
+        """One outcome for each architecture, as they become ready; none is begun once `is_over` is true.
+
+        A score that cannot be computed is an outcome with a reason. What is under way when the generator is closed
+        is given up.
+        """
+
+
+class Alone:
+    """Scores computed here, one after the other, in the order asked for."""
+
+    def __init__(self, score: Score) -> None:
+        self.name = score.name
+        self._score = score
+
+    def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
+        for architecture in architectures:
+            if is_over():
+                return
+            yield evaluated(self._score, architecture)
+
+
+def evaluated(score: Score, architecture: Architecture) -> Outcome:
+    """The outcome of scoring one architecture here; MvigNasError is a reason, any other error is raised."""
+    began = time.perf_counter()
+    value, reason = None, None
+    try:
+        value = float(score(architecture))
+        if not math.isfinite(value):
+            value, reason = None, f"the score must be finite, got {value}"
+    except MvigNasError as error:
+        reason = str(error)
+    return Outcome(architecture, value, time.perf_counter() - began, reason)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One recorded architecture. Only `feasible` ones have a score; `failed` ones fit the budget, but have none.
 
     `violations` holds, for every limit of the budget, cost over limit minus 1: above 0 is violated. `round` is the
-    engine's turn that proposed it, `screened` the number of architectures judged in that turn, this one included.
+    engine's turn that proposed it, `place` its place among the turn's proposals, `screened` the number of architectures
+    judged in that turn, this one included.
     """
 
     number: int
@@ -73,11 +127,17 @@ class Candidate:
     totals: Totals | None = None
     seconds: float = 0.0
     reason: str | None = None
+    place: int = 0
 
     @property
     def fingerprint(self) -> str:
         """The architecture's."""
         return self.architecture.fingerprint
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Turn and place, which do not depend on what was ready first."""
+        return self.round, self.place
 
     @property
     def is_evaluated(self) -> bool:
@@ -176,12 +236,16 @@ class Judge:
 
 @dataclass(frozen=True)
 class Problem:
-    """What an engine works on: the space, the judge, an architecture that fits, and whether a front is asked for."""
+    """What an engine works on: the space, the judge, an architecture that fits, and whether a front is asked for.
+
+    `batch` is how many proposals a turn should have at least, for those who score several at once.
+    """
 
     space: SearchSpace
     judge: Judge
     anchor: Architecture
     front: bool = False
+    batch: int = 1
 
 
 class Engine(Protocol):
@@ -227,7 +291,7 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     front: list[Candidate] = []
     best = -math.inf
     scored = [candidate for candidate in candidates if candidate.score is not None]
-    for candidate in sorted(scored, key=lambda c: (c.latency_ms, -(c.score or 0.0), c.number)):
+    for candidate in sorted(scored, key=lambda c: (c.latency_ms, -(c.score or 0.0), c.order)):
         if candidate.score is not None and candidate.score > best:
             front.append(candidate)
             best = candidate.score

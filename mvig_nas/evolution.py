@@ -31,18 +31,19 @@ class Evolution:
         self.scored.extend(candidate for candidate in candidates if candidate.score is not None)
 
     def propose(self, rng: random.Random) -> list[Architecture]:
+        wanted = max(CHILDREN, self.problem.batch)
         if len(self.scored) < POPULATION:
-            return [sample_fitting(self.problem, rng) for _ in range(CHILDREN)]
+            return [sample_fitting(self.problem, rng) for _ in range(wanted)]
         parents = [candidate.architecture for candidate in best(self.scored, PARENTS, self.problem.front)]
         found: dict[Architecture, None] = {}
         for _ in range(_ROUNDS_OF_CHILDREN):
-            children = [child for child in breed(self.problem, parents, 2 * CHILDREN, rng) if child not in self.known]
+            children = [child for child in breed(self.problem, parents, 2 * wanted, rng) if child not in self.known]
             verdicts = self.problem.judge(children)
             found |= {child: None for child, verdict in zip(children, verdicts, strict=True) if verdict.fits}
-            if len(found) >= CHILDREN:
+            if len(found) >= wanted:
                 break
         # nothing new nearby: a fresh start somewhere else
-        return list(found)[:CHILDREN] or [sample_fitting(self.problem, rng)]
+        return list(found)[:wanted] or [sample_fitting(self.problem, rng)]
 
 
 class Uniform:
@@ -50,12 +51,13 @@ class Uniform:
 
     def __init__(self, problem: Problem) -> None:
         self.space = problem.space
+        self.batch = max(UNIFORM_BATCH, problem.batch)
 
     def observe(self, candidates: Sequence[Candidate]) -> None:
         """Nothing to learn."""
 
     def propose(self, rng: random.Random) -> list[Architecture]:
-        return [self.space.sample(rng) for _ in range(UNIFORM_BATCH)]
+        return [self.space.sample(rng) for _ in range(self.batch)]
 
 
 def breed(problem: Problem, parents: Sequence[Architecture], count: int, rng: random.Random) -> list[Architecture]:
@@ -72,7 +74,7 @@ def breed(problem: Problem, parents: Sequence[Architecture], count: int, rng: ra
 def best(scored: Sequence[Candidate], count: int, front: bool) -> list[Candidate]:
     """The `count` best by score; with `front` layer by layer, the last one thinned evenly."""
     if not front:
-        return sorted(scored, key=lambda c: (-(c.score or 0.0), c.latency_ms, c.number))[:count]
+        return sorted(scored, key=lambda c: (-(c.score or 0.0), c.latency_ms, c.order))[:count]
     rest = list(scored)
     chosen: list[Candidate] = []
     while rest and len(chosen) < count:

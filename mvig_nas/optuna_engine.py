@@ -47,16 +47,20 @@ class OptunaEngine:
     def propose(self, rng: random.Random) -> list[Architecture]:
         if not self.distributions:
             return [self.problem.anchor]
-        self.study.sampler = self._sampler(rng.getrandbits(31))
-        trial = self.study.ask(self.distributions)
-        # what comes of it is told by `observe`, in the architecture's own parameters
-        self.study.tell(trial, state=TrialState.FAIL)
-        return [self._architecture(trial.params)]
+        trials = []
+        for _ in range(self.problem.batch):
+            self.study.sampler = self._sampler(rng.getrandbits(31))
+            trials.append(self.study.ask(self.distributions))
+        # what comes of them is told by `observe`, in the architecture's own parameters
+        for trial in trials:
+            self.study.tell(trial, state=TrialState.FAIL)
+        return [self._architecture(trial.params) for trial in trials]
 
     def _sampler(self, seed: int) -> BaseSampler:
         sampler: BaseSampler
         if self.name == "tpe":
-            sampler = TPESampler(seed=seed)
+            # with constant_liar, proposals of one turn keep apart
+            sampler = TPESampler(seed=seed, constant_liar=self.problem.batch > 1)
         elif self.name == "nsga2":
             sampler = NSGAIISampler(seed=seed, population_size=NSGA2_POPULATION)
         else:

@@ -110,7 +110,7 @@ class Surrogate:
 
     def _propose(self, rng: random.Random) -> list[Architecture]:
         if len(self.scored) < START or not self.features.names:
-            return [sample_fitting(self.problem, rng)]
+            return self._drawn(rng)
         scores = np.array([candidate.score for candidate in self.scored], dtype=np.float64)
         model = GaussianProcess(self.features, self.levels, scores, self._hyperparameters(scores))
         at_most_ms = self._latency_cap_ms(rng)
@@ -120,9 +120,12 @@ class Surrogate:
         best = np.array(within)[np.argsort(-scores[within], kind="stable")[:PARENTS]]
         finalists = self._breed(self.levels[best], model, incumbent, at_most_ms, rng)
         if not finalists:
-            return [sample_fitting(self.problem, rng)]
-        count = max(1, min(LARGEST_BATCH, len(self.scored) // EVALUATIONS_PER_PROPOSAL))
+            return self._drawn(rng)
+        count = max(self.problem.batch, min(LARGEST_BATCH, len(self.scored) // EVALUATIONS_PER_PROPOSAL))
         return self._batch(model, finalists, incumbent, count)
+
+    def _drawn(self, rng: random.Random) -> list[Architecture]:
+        return [sample_fitting(self.problem, rng) for _ in range(self.problem.batch)]
 
     def _hyperparameters(self, scores: FloatArray) -> Hyperparameters:
         """Fitted to the first so many scores, in growing steps: the same whenever the search was resumed."""
@@ -163,7 +166,7 @@ class Surrogate:
             if rank:
                 fittest = sorted(rank, key=lambda child: -rank[child])[:PARENTS]
                 parents = self.features.levels(fittest)
-        return sorted(rank, key=lambda child: -rank[child])[:FINALISTS]
+        return sorted(rank, key=lambda child: -rank[child])[: max(FINALISTS, 2 * self.problem.batch)]
 
     def _children(self, parents: Levels, generator: np.random.Generator) -> Levels:
         """Parents, the first ones more often, half of them crossed over with another, all mutated: (CHILDREN, D)."""

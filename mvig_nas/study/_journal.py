@@ -148,6 +148,7 @@ class Journal:
                 "seconds": candidate.seconds,
                 "reason": candidate.reason,
                 "round": candidate.round,
+                "place": candidate.place,
                 "screened": candidate.screened,
             },
             "system_attrs": {f"constraints:{name}": excess for name, excess in candidate.violations.items()},
@@ -234,6 +235,7 @@ def candidate_of(trial: Mapping[str, Any], number: int, space: SearchSpace, path
             totals=None if totals is None else Totals(*totals),
             seconds=float(attributes["seconds"]),
             reason=attributes["reason"],
+            place=int(attributes.get("place", trial["line"])),
         )
     except (KeyError, IndexError, TypeError, ValueError, StopIteration, MvigNasError) as error:
         raise damaged(path, place, f"it is no candidate ({error!r})") from error

@@ -5,6 +5,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import groupby, takewhile
@@ -17,10 +18,13 @@ from mvig_nas.engine import (
     FAILED,
     FEASIBLE,
     INFEASIBLE,
+    Alone,
     Candidate,
     Costs,
+    Evaluator,
     Judge,
     Latency,
+    Outcome,
     Problem,
     Score,
     Verdict,
@@ -68,6 +72,8 @@ def search(
     front: bool = False,
     folder: Path | None = None,
     resume: bool = False,
+    evaluator: Evaluator | None = None,
+    batch: int = 1,
     costs: Costs = kernel_costs,
     candidates_limit: int | None = None,
     time_limit_s: float | None = None,
@@ -93,6 +99,9 @@ def search(
         sampler: `auto`, or a name of `SAMPLERS`.
         seed: the same seed and settings give the same study.
         front: trace the front up to the budget instead of one winner.
+        evaluator: computes the scores, in place of this process.
+        batch: proposals a turn at least, so that an evaluator of several workers has enough to do. Another batch is
+            another search; the evaluator is not, whatever is ready first.
         folder: where the study is kept; without one it is only returned.
         resume: go on with the study in `folder`.
         costs: parameters, MACs and memory of an architecture.
@@ -111,6 +120,8 @@ def search(
         raise MvigNasError(f"`evaluations` must be at least 1, got {evaluations}; 200 is a usual number.")
     if not budget.limits and not front:
         raise MvigNasError("a search must have a budget, got none; give a latency such as 1.0ms, or trace the front.")
+    if batch < 1:
+        raise MvigNasError(f"`batch` must be at least 1, got {batch}; twice the number of workers is usual.")
     if resume and folder is None:
         raise MvigNasError("`resume` must come with the folder of a study, got none; name it.")
     recorded: list[Candidate] = []
@@ -127,6 +138,7 @@ def search(
         sampler=resolve(sampler),
         seed=seed,
         front=front,
+        batch=batch,
         candidates_limit=20 * evaluations + 1000 if candidates_limit is None else candidates_limit,
         time_limit_s=time_limit_s,
         labels=dict(labels or {}),
@@ -144,7 +156,7 @@ def search(
     journal = None if folder is None else _journal_of(folder, settings, resume)
     run = _Run(
         settings=settings,
-        score=score,
+        evaluator=evaluator or Alone(score),
         judge=judge,
         anchor=anchor,
         coverage=coverage,
@@ -188,7 +200,7 @@ class _Run:
         self,
         *,
         settings: Settings,
-        score: Score,
+        evaluator: Evaluator,
         judge: Judge,
         anchor: Architecture,
         coverage: float,
@@ -198,7 +210,7 @@ class _Run:
         recorded: list[Candidate],
     ) -> None:
         self.settings = settings
-        self.score = score
+        self.evaluator = evaluator
         self.judge = judge
         self.anchor = anchor
         self.coverage = coverage
@@ -214,11 +226,13 @@ class _Run:
     def go(self) -> str:
         """Search until done; says why it ended."""
         settings = self.settings
-        engine = engine_of(settings.sampler, Problem(settings.space, self.judge, self.anchor, settings.front))
+        engine = engine_of(
+            settings.sampler, Problem(settings.space, self.judge, self.anchor, settings.front, settings.batch)
+        )
         turn = self.recorded[-1].round if self.recorded else 0
         # the last recorded turn may have been cut short: it is proposed again, and what is known of it skipped
         for _, known in groupby((c for c in self.recorded if c.round < turn), key=lambda c: c.round):
-            engine.observe(list(known))
+            engine.observe(sorted(known, key=lambda candidate: candidate.order))
         stale = 0
         while True:
             rng = random.Random(f"{settings.seed}/{turn}")
@@ -241,7 +255,8 @@ class _Run:
             turn += 1
 
     def _outcome(self, turn: int) -> list[Candidate]:
-        return list(takewhile(lambda candidate: candidate.round == turn, reversed(self.recorded)))[::-1]
+        found = takewhile(lambda candidate: candidate.round == turn, reversed(self.recorded))
+        return sorted(found, key=lambda candidate: candidate.order)
 
     def _first(self) -> list[Architecture]:
         """Proposed before the engine is asked: the published networks of this space, and one that is known to fit."""
@@ -261,60 +276,76 @@ class _Run:
         if fitting:
             low, high = self.judge.latency.interval_ms(fitting, self.coverage)
             intervals = {a: (float(lo), float(hi)) for a, lo, hi in zip(fitting, low, high, strict=True)}
-        for architecture, verdict in zip(fresh, verdicts, strict=True):
-            if architecture in self.turn_of:
-                continue
-            reason = self._is_over()
-            if reason is not None:
-                return reason
-            self._record(self._candidate(turn, architecture, verdict, screened, intervals.get(architecture)))
-        return None
+        reason, due = self._due(fresh, verdicts)
+        place_of = {architecture: place for place, architecture in enumerate(dict.fromkeys(proposals))}
+        verdict_of = dict(zip(fresh, verdicts, strict=True))
 
-    def _is_over(self) -> str | None:
-        if self.evaluated >= self.settings.evaluations:
+        def record(architecture: Architecture, outcome: Outcome | None) -> None:
+            candidate = self._candidate(architecture, verdict_of[architecture], outcome, intervals.get(architecture))
+            self._record(replace(candidate, round=turn, place=place_of[architecture], screened=screened))
+
+        rejected = [architecture for architecture in due if not verdict_of[architecture].fits]
+        with closing(self.evaluator([a for a in due if verdict_of[a].fits], self._is_late)) as outcomes:
+            for outcome in outcomes:
+                while rejected and place_of[rejected[0]] < place_of[outcome.architecture]:
+                    record(rejected.pop(0), None)
+                record(outcome.architecture, outcome)
+        for architecture in rejected:
+            record(architecture, None)
+        return reason if all(architecture in self.turn_of for architecture in due) else "time limit"
+
+    def _due(self, fresh: Sequence[Architecture], verdicts: Sequence[Verdict]) -> tuple[str | None, list[Architecture]]:
+        """Those to be recorded before the search is over, and why it then is, if they are not all."""
+        due: list[Architecture] = []
+        scores = 0
+        for architecture, verdict in zip(fresh, verdicts, strict=True):
+            if architecture not in self.turn_of:
+                reason = self._is_over(scores, len(due))
+                if reason is not None:
+                    return reason, due
+                due.append(architecture)
+                scores += verdict.fits
+        return None, due
+
+    def _is_over(self, scores: int = 0, records: int = 0) -> str | None:
+        """Why the search is over, once so many more are scored and recorded."""
+        if self.evaluated + scores >= self.settings.evaluations:
             return "evaluations"
-        if len(self.recorded) >= self.settings.candidates_limit:
+        if len(self.recorded) + records >= self.settings.candidates_limit:
             return "candidates limit"
-        if len(self.recorded) >= self.settings.space.size:
+        if len(self.recorded) + records >= self.settings.space.size:
             return "space exhausted"
-        if time.monotonic() >= self.deadline:
-            return "time limit"
-        return None
+        return "time limit" if self._is_late() else None
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self.deadline
 
     def _candidate(
         self,
-        turn: int,
         architecture: Architecture,
         verdict: Verdict,
-        screened: int,
+        outcome: Outcome | None,
         interval_ms: tuple[float, float] | None,
     ) -> Candidate:
-        state, score, reason, seconds = INFEASIBLE, None, None, 0.0
         totals = verdict.totals
-        if verdict.fits:
+        if outcome is None:
+            state = INFEASIBLE
+        else:
             totals = totals or self.judge.costs(architecture)
-            began = time.perf_counter()
-            try:
-                score = float(self.score(architecture))
-                state = FEASIBLE
-                if not math.isfinite(score):
-                    state, score, reason = FAILED, None, f"the score must be finite, got {score}"
-            except MvigNasError as error:
-                state, reason = FAILED, str(error)
-            seconds = time.perf_counter() - began
+            state = FAILED if outcome.score is None else FEASIBLE
         return Candidate(
             number=len(self.recorded),
-            round=turn,
+            round=0,
             architecture=architecture,
             state=state,
             latency_ms=verdict.latency_ms,
             violations=verdict.violations,
-            screened=screened,
-            score=score,
+            screened=0,
+            score=None if outcome is None else outcome.score,
             interval_ms=interval_ms,
             totals=totals,
-            seconds=seconds,
-            reason=reason,
+            seconds=0.0 if outcome is None else outcome.seconds,
+            reason=None if outcome is None else outcome.reason,
         )
 
     def _record(self, candidate: Candidate) -> None:
@@ -343,13 +374,14 @@ class _Run:
     def _unknown(self, rng: random.Random) -> list[Architecture]:
         """An architecture that is not recorded yet, a small change of another if possible; [] if none is left."""
         space = self.settings.space
-        parents = [c.architecture for c in self.recorded if c.state == FEASIBLE] or [self.anchor]
+        ordered = sorted(self.recorded, key=lambda candidate: candidate.order)
+        parents = [c.architecture for c in ordered if c.state == FEASIBLE] or [self.anchor]
         for _ in range(_FRESH_TRIES):
             child = space.mutate(rng.choice(parents), rng)
             if child not in self.turn_of:
                 return [child]
         # neighbours connect the whole space, so that nothing is missed
-        for candidate in rng.sample(self.recorded, len(self.recorded)):
+        for candidate in rng.sample(ordered, len(ordered)):
             for neighbour in space.neighbours(candidate.architecture):
                 if neighbour not in self.turn_of:
                     return [neighbour]

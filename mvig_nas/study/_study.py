@@ -39,6 +39,7 @@ class Settings:
     seed: int
     front: bool
     candidates_limit: int
+    batch: int = 1
     time_limit_s: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +97,7 @@ class Study:
     def winner(self) -> Candidate | None:
         """The feasible candidate of the highest score; of equals the fastest, then the first; None without any."""
         feasible = [candidate for candidate in self.candidates if candidate.score is not None]
-        return max(feasible, key=lambda c: (c.score or 0.0, -c.latency_ms, -c.number), default=None)
+        return max(feasible, key=lambda c: (c.score or 0.0, -c.latency_ms, -c.round, -c.place), default=None)
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
