@@ -43,6 +43,7 @@ POOL, TEST, TRAIN = 100, 20, 50  # of each space
 SIZES = (5, 10, 20, 40, 80, 150)
 DRAWS = 5
 PHONE = "iphone-13-mini"
+HOST = "one core, torch"
 TIMM = (ROOT / "benchmarks" / "data" / "host_timm.txt").read_text().split()
 SCRATCH, KIN = "scratch", "timm models on this CPU"
 COLORS = {SCRATCH: "#9fb0c3", PHONE: "#00798c", KIN: "#d1495b"}
@@ -180,10 +181,10 @@ def report(out: Path) -> None:
     timm_rows = rows_of(device_log.read(out / "timm.jsonl"))
     fixed, own = fixed_split(data)
     print(json.dumps(plain(fixed), indent=1), flush=True)
-    save(out / "calibration.png", calibration_png(data.rows.latencies_ms[data.test], own, data.rows.group))
+    save(out / "calibration.png", calibration_png(data.rows.latencies_ms[data.test], own, HOST))
     evaluation, answers = evaluate(timm_rows, family_folds(timm_rows), None, seed=0, how="leave one family out")
     save(out / "timm.md", "# timm models on this CPU\n\n" + "\n".join(evaluation_lines(evaluation)) + "\n")
-    save(out / "timm_calibration.png", calibration_png(timm_rows.latencies_ms, answers, timm_rows.group))
+    save(out / "timm_calibration.png", calibration_png(timm_rows.latencies_ms, answers, HOST))
     print((out / "timm.md").read_text(), flush=True)
     networks, latencies_ms = timm_rows.pick(range(len(timm_rows.labels)))
     fitted = fit_device(networks, latencies_ms, timm_rows.group).predictor

@@ -64,7 +64,7 @@ class TestExecute:
             assert list(found) == ["logits"]
             assert isinstance(found["logits"], torch.Tensor)
             # the package's weights are rounded to fp16, this network's are not
-            assert _compare.share(found["logits"], wanted) < 1e-2
+            assert _compare.share(found["logits"], wanted) < 2e-2
 
     def test_values_in_fp16_are_rounded(self, saved: Path) -> None:
         image = {"image": IMAGES["noise"]}
@@ -178,7 +178,7 @@ class TestVerificationFinds:
         with pytest.raises(MvigNasError, match=r"network's weight in fp16 at `stem\.conv1\.conv`"):
             coreml.verify(package, SMALL, network)
         with pytest.raises(
-            MvigNasError, match=r"logits in fp32 are the network's to 0\.001 of the largest, got .* on n"
+            MvigNasError, match=r"logits in fp32 are the network's to 0\.001 of the largest, got .* on "
         ):
             _compare.compare(SavedProgram(package), SMALL, CLASSES, network)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import _tools
 from mvig_nas.coreml._package import METADATA_PREFIX, PIXEL_MAXIMUM
 from mvig_nas.errors import MvigNasError
+from mvig_nas.evaluation import recalibrate
 from mvig_nas.network import MobileViG, build, folded
 
 InputKind = Literal["image", "tensor"]
@@ -26,13 +28,25 @@ INPUT_NAME = "image"
 LOGITS_NAME = "logits"
 LABEL_NAME = "classLabel"
 PROBABILITIES_NAME = "classLabel_probs"
+_STATISTICS_IMAGES = 8  # from coarse to fine
 
 
 def untrained(architecture: Architecture, num_classes: int = 1000, seed: int = 0) -> MobileViG:
-    """A network with random weights drawn from `seed`: enough to measure latency, useless for labels."""
+    """A network with random weights drawn from `seed`: enough to measure latency, useless for labels.
+
+    Its batch norms know the statistics of a few random images: without them the features of a deep network of fresh
+    weights grow beyond what fp16 holds.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(architecture, num_classes).eval()
+        network = build(architecture, num_classes).eval()
+        side = architecture.resolution
+        images = [
+            F.interpolate(torch.randn((1, 3, grid, grid)), size=(side, side), mode="bicubic")
+            for grid in range(2, 2 + _STATISTICS_IMAGES)
+        ]
+    recalibrate(network, [torch.cat(images)], side)
+    return network
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The torch network that a package is compared with: folded, its constants rounded as the package's are."""
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.coreml._export import untrained
 from mvig_nas.coreml._package import SavedProgram
-from mvig_nas.network import MobileViG, folded
+from mvig_nas.network import MobileViG, build, folded
 from mvig_nas.network.blocks import MaxRelativeConv, activation
 
 
@@ -44,7 +44,7 @@ def with_constants_of(program: SavedProgram, architecture: Architecture, num_cla
     Raises:
         MvigNasError: the package's convolutions are not the network's.
     """
-    reference = folded(untrained(architecture, num_classes)).double()
+    reference = folded(build(architecture, num_classes).eval()).double()
     nodes = [node for node in program.nodes if node.type == "conv"]
     wanted = list(convolutions(reference))
     if len(nodes) != len(wanted):
@@ -63,6 +63,13 @@ def with_constants_of(program: SavedProgram, architecture: Architecture, num_cla
             tensor.copy_(torch.tensor(stored))
     _round_hard_swish(program, reference)
     return reference
+
+
+def exact(program: SavedProgram, reference: MobileViG) -> MobileViG:
+    """A `rounded` network in fp64, with the program's constant of hard-swish."""
+    copied = copy.deepcopy(reference).double()
+    _round_hard_swish(program, copied)
+    return copied
 
 
 class _HardSwish(nn.Module):
