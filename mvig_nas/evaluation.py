@@ -1,17 +1,21 @@
-"""How good trained weights are on images: batch-norm recalibration and top-1.
+"""How good trained weights are on images: batch-norm recalibration, top-1, and the whole confusion of classes.
 
 The running statistics that a supernet gathers mix those of all its sub-networks, so a sub-network's are measured anew
 before it is evaluated. Shapes: images (B, 3, R, R), targets (B,).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, TrainingImages, resized, subset
+from mvig_nas.network import MobileViG
 
 CALIBRATION_IMAGES = 2048
 _BATCH = 128
@@ -80,3 +84,69 @@ def top1(network: nn.Module, images: EvaluationImages | Sequence[tuple[Tensor, T
         right += int((logits.argmax(dim=1).cpu() == targets).sum())
         count += len(targets)
     return right / count
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """How often one classifier is right.
+
+    Attributes:
+        top1: share of images whose class has the largest logit, in [0, 1].
+        top5: share of images whose class is among the five largest logits; top-1 where there are fewer than six.
+        confusion: images by their class (rows) and the largest logit (columns), (classes, classes).
+    """
+
+    top1: float
+    top5: float
+    confusion: NDArray[np.int64]
+
+    @property
+    def by_class(self) -> NDArray[np.float64]:
+        """Top-1 of each class; NaN for one without images. Shape (classes,)."""
+        counts = self.confusion.sum(axis=1)
+        shares: NDArray[np.float64] = np.where(counts > 0, np.diag(self.confusion) / np.maximum(counts, 1), np.nan)
+        return shares
+
+
+@torch.no_grad()
+def accuracies(
+    network: MobileViG, images: EvaluationImages, resolution: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Accuracy]:
+    """Accuracy of the network as it answers (`mean` of both classifiers), and of each where there are two.
+
+    Args:
+        network: whose weights are looked at; in evaluation mode afterwards.
+        images: to classify, at least one.
+        resolution: side in pixels that the network sees.
+        dtype: of the forward pass.
+
+    Raises:
+        MvigNasError: a logit is not finite.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    counts: dict[str, NDArray[np.int64]] = {}
+    within: dict[str, int] = {}
+    for batch, targets in images:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            features = network.forward_features(resized(batch.to(device), resolution))
+            hidden = cast(Tensor, network.forward_head(features, pre_logits=True))
+            heads = {"labels": network.head, "teacher": network.head_dist}
+            each = {
+                name: head(hidden[:, :, None, None]).flatten(1).float().cpu()
+                for name, head in heads.items()
+                if head is not None
+            }
+        answers = {"mean": torch.stack(list(each.values())).mean(dim=0)} | (each if len(each) > 1 else {})
+        for name, logits in answers.items():
+            if not torch.isfinite(logits).all():
+                raise MvigNasError("logits must be finite, got NaN or infinity; the weights have diverged, train anew.")
+            classes = logits.shape[1]
+            found = counts.setdefault(name, np.zeros((classes, classes), dtype=np.int64))
+            np.add.at(found, (targets.numpy(), logits.argmax(dim=1).numpy()), 1)
+            best = logits.topk(5 if classes > 5 else 1, dim=1).indices
+            within[name] = within.get(name, 0) + int((best == targets[:, None]).any(dim=1).sum())
+    return {
+        name: Accuracy(float(np.trace(found) / found.sum()), within[name] / int(found.sum()), found)
+        for name, found in counts.items()
+    }

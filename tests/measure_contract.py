@@ -33,6 +33,7 @@ class BackendContract:
         assert backend.device.compute_units in COMPUTE_UNITS
         assert backend.name in {"coreml", "torch-cpu", "scripted"}
         assert "mvig-nas" in backend.tool_versions
+        assert len(backend.unit) <= 8
 
     def test_runs_as_often_as_asked_and_closes_twice(self, backend: Backend, targets: list[Target]) -> None:
         loaded = backend.load(targets[0])

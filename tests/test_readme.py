@@ -17,7 +17,7 @@ COMMANDS = [
     line.split("#")[0].strip()
     for language, block in BLOCKS
     if language == "sh"
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if line.strip()
 ]
 
@@ -34,14 +34,14 @@ def test_make_targets_exist() -> None:
 
 def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
     commands = [command for command in COMMANDS if command.startswith("mvig-nas ")]
-    assert len(commands) == 15
+    assert len(commands) == 18
     write_images(tmp_path / "images", train=40)
     for command in commands:
         arguments = shlex.split(command)[1:]
         # The same, cut short.
         if arguments == ["search", "--latency-budget", "1.0ms"] or "supernet:results/runs/supernet" in arguments:
             arguments += ["--evaluations", "3"]
-        elif arguments[:2] == ["supernet", "train"]:
+        elif arguments[:2] == ["supernet", "train"] or arguments[0] == "retrain":
             arguments += ["--epochs", "2"]
         elif arguments[:2] == ["supernet", "rank"]:
             arguments += ["-n", "4", "--epochs", "1", "--no-proxies"]
@@ -60,7 +60,12 @@ def test_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "printed"), [("supernet", r"True\n"), ("measuring_on_iphone", r"\d+\.\d+ -?\d+\.\d+\n")]
+    ("name", "printed"),
+    [
+        ("supernet", r"True\n"),
+        ("retraining", r"\[42, 84, 168, 256\]\n"),
+        ("measuring_on_iphone", r"\d+\.\d+ -?\d+\.\d+\n"),
+    ],
 )
 def test_programs_of_pages_run(name: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / f"{name}.md").read_text(), flags=re.DOTALL)

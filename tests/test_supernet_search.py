@@ -19,12 +19,13 @@ from mvig_nas import scores
 from mvig_nas.architecture import Architecture, preset
 from mvig_nas.budget import Budget
 from mvig_nas.cli import main
-from mvig_nas.cli._inputs import load_latency, load_recipe
+from mvig_nas.cli._inputs import load_latency, load_plan, load_recipe
 from mvig_nas.errors import MvigNasError
 from mvig_nas.evaluation import recalibrate, top1
 from mvig_nas.image_data import EvaluationImages, hold_out, read_split
 from mvig_nas.network import build
 from mvig_nas.ranking import StandAlone, proxies, rank, stand_alone, stratified, write_ranking
+from mvig_nas.retrain import Plan
 from mvig_nas.scores import SupernetScore, training_split
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.shipped import recipe_names, space_path
@@ -413,8 +414,13 @@ def test_weights_that_diverged_are_refused(data: Path) -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_shipped_recipes_are_whole(name: str) -> None:
-    recipe = load_recipe(name, {})
-    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    plan = load_plan(name, {}, {})
+    assert Plan.from_dict(plan.to_dict()) == plan
+    if name in ("imagenet", "small"):
+        assert load_recipe(name, {}) == plan.recipe
+    else:
+        with pytest.raises(MvigNasError, match=r"must have no table `distillation`; it is a plan"):
+            load_recipe(name, {})
 
 
 def test_checkpoints_of_a_run_name_what_it_trains(trained: Path) -> None:

@@ -14,6 +14,7 @@ from mvig_nas.cli.listing import devices, spaces
 from mvig_nas.cli.log import log
 from mvig_nas.cli.measure import measure
 from mvig_nas.cli.predictor import predictor
+from mvig_nas.cli.retrain import evaluate, retrain
 from mvig_nas.cli.sample import sample
 from mvig_nas.cli.search import search
 from mvig_nas.cli.supernet import supernet
@@ -29,7 +30,20 @@ def cli() -> None:
     """
 
 
-for command in (search, supernet, describe, spaces, devices, sample, export, measure, log, predictor):
+for command in (
+    search,
+    supernet,
+    retrain,
+    evaluate,
+    describe,
+    spaces,
+    devices,
+    sample,
+    export,
+    measure,
+    log,
+    predictor,
+):
     cli.add_command(command)
 
 

@@ -2,7 +2,8 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mvig_nas.search_space import SearchSpace
 
 if TYPE_CHECKING:
     from mvig_nas.latency import ArchitectureLatency
+    from mvig_nas.retrain import Plan
     from mvig_nas.training_loop import Recipe
 
 
@@ -93,12 +95,44 @@ def load_recipe(name: str, given: Mapping[str, Any]) -> "Recipe":
         MvigNasError: no such recipe, its file is wrong, or a value is out of range.
     """
     path = shipped.recipe_path(name)
+    values = _read_recipe(path)
+    with _naming(path):
+        if "distillation" in values:
+            raise MvigNasError("a supernet's recipe must have no table `distillation`; it is a plan, for `retrain`.")
+        return changed_recipe(values, given)
+
+
+def load_plan(name: str, given: Mapping[str, Any], taught: Mapping[str, Any]) -> "Plan":
+    """A recipe that may have a table `distillation`, with the entries of `given` and `taught` in place of its own.
+
+    `taught` may hold `teacher`, `kind`, `share` and `temperature`; the teacher `none` is none.
+
+    Raises:
+        MvigNasError: no such recipe, its file is wrong, or a value is out of range.
+    """
+    from mvig_nas.retrain import Plan
+
+    path = shipped.recipe_path(name)
+    values = _read_recipe(path)
+    with _naming(path):
+        distillation = {**values.pop("distillation", {}), **taught}
+        if distillation.get("teacher") == "none":
+            distillation["teacher"] = None
+        return Plan.from_dict({**changed_recipe(values, given).to_dict(), "distillation": distillation})
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise MvigNasError(f"a recipe must be TOML, got {error} in {path}.") from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about values name their file."""
     try:
-        return changed_recipe(values, given)
+        yield
     except TypeError as error:
         raise MvigNasError(f"{path}: a recipe's values must be of the right type, got: {error}.") from error
     except MvigNasError as error:

@@ -20,7 +20,7 @@ _ONE_ONLY = ("overwrite", "graph_step")
 
 
 @click.command()
-@click.argument("target", metavar="ARCH|CHECKPOINT|FILE.jsonl")
+@click.argument("target", metavar="ARCH|MODEL|CHECKPOINT|FILE.jsonl")
 @click.option(
     "--out", type=click.Path(path_type=Path),
     help="Package to write, or folder of packages.  [default: the target's name, .mlpackage or without a suffix]",
@@ -65,9 +65,10 @@ _ONE_ONLY = ("overwrite", "graph_step")
 @json_option()
 @click.pass_context
 def export(ctx: click.Context, /, target: str, as_json: bool, labels: Path | None, **options: Any) -> None:
-    """Write a Core ML package of ARCH (a preset, or JSON such as a run's winner.json) or of a CHECKPOINT.
+    """Write a Core ML package of ARCH (a preset, or JSON such as a run's winner.json), MODEL or CHECKPOINT.
 
-    An architecture has no weights yet: its package holds random ones, good for measuring latency only. A checkpoint is
+    An architecture has no weights yet: its package holds random ones, good for measuring latency only. A MODEL is the
+    folder that `retrain` leaves: its classes become labels, its normalisation is part of the package. A checkpoint is
     one of the MobileViG authors', .pth, .pth.tar or .safetensors. Of a FILE.jsonl, as `sample` writes it, every
     architecture gets a package in one folder, with a manifest; run the same command again to go on after a kill. What
     fails its check is not written.
@@ -91,10 +92,18 @@ def export(ctx: click.Context, /, target: str, as_json: bool, labels: Path | Non
 def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
     from mvig_nas import coreml
     from mvig_nas.cli._inputs import load_architecture
+    from mvig_nas.model_folder import read_model
     from mvig_nas.network import load_reference_checkpoint
 
     path = Path(target)
-    if path.suffix in _CHECKPOINTS:
+    images: dict[str, Any] = {}
+    if path.is_dir():
+        trained = read_model(path / "model" if (path / "model").is_dir() else path)
+        network = trained.network
+        class_labels = class_labels or trained.classes
+        images = {"mean": trained.preprocessing.mean, "std": trained.preprocessing.std}
+        weights = f"model {path.name}"
+    elif path.suffix in _CHECKPOINTS:
         network = load_reference_checkpoint(path, options["graph_step"])
         weights = f"checkpoint {path.name}"
     else:
@@ -113,6 +122,7 @@ def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict
         input_kind=cast(Literal["image", "tensor"], options["input_kind"]),
         class_labels=class_labels,
         minimum_deployment_target=options["deployment_target"],
+        **images,
         overwrite=options["overwrite"],
         check=check if options["is_verified"] else None,
     )

@@ -1,5 +1,6 @@
 """`mvig-nas measure`: networks timed on a device, into its log."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,9 +13,10 @@ from mvig_nas.cli._options import DURATION, json_option, seed_option
 from mvig_nas.cli._progress import Bar
 
 if TYPE_CHECKING:
+    from mvig_nas.device_log import Device
     from mvig_nas.measure import Backend, Progress, Session, Target
 
-_COREML_ONLY = ("device", "compute_units", "chip", "team")
+_COREML_ONLY = {"devices": "--device", "compute_units": "--compute-units", "chip": "--chip", "team": "--team"}
 _DEFAULT_UNITS = "cpu-and-ne"
 
 
@@ -28,7 +30,10 @@ _DEFAULT_UNITS = "cpu-and-ne"
     "--log", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE.jsonl",
     help="The device's log. Networks that it holds are skipped.",
 )  # fmt: skip
-@click.option("--device", metavar="UDID", help="A connected iPhone (coreml).  [default: this Mac]")
+@click.option(
+    "--device", "devices", metavar="UDID", multiple=True,
+    help="A connected iPhone (coreml); give several of one model to share the work.  [default: this Mac]",
+)  # fmt: skip
 @click.option("--name", metavar="NAME", help="Of the device in the log, e.g. iphone-13-mini; needed with --device.")
 @click.option("--chip", metavar="NAME", help="Of the iPhone, where mvig-nas does not know it (coreml).")
 @click.option("--team", metavar="ID", help="Apple developer team that signs the measuring app (coreml, --device).")
@@ -76,34 +81,40 @@ def measure(ctx: click.Context, /, targets: tuple[str, ...], as_json: bool, log:
         pause_s=options["pause_ms"] / 1e3,
         seed=options["seed"],
     )
-    backend = _backend(ctx, options)
+    backends = _backends(ctx, options)
     read = [target for name in targets for target in _targets(name)]
     try:
         with Bar("measuring", hidden=as_json) as bar:
-            session = measuring.measure(read, backend, log, settings, on_progress=partial(_show, bar))
+            session = measuring.measure(read, backends, log, settings, on_progress=partial(_show, bar))
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; measured networks are in {log}. To go on, run the same command again.", err=True)
         sys.exit(130)
-    _print(session, backend, log, as_json)
+    _print(session, backends[0].device, log, as_json)
 
 
-def _backend(ctx: click.Context, options: dict[str, Any]) -> "Backend":
+def _backends(ctx: click.Context, options: dict[str, Any]) -> "list[Backend]":
     from mvig_nas.measure import CoreMl, TorchCpu
 
     if options["backend_name"] == "torch-cpu":
-        for name in _COREML_ONLY:
-            if options[name] is not None:
-                raise click.UsageError(f"--{name.replace('_', '-')} is of --backend coreml.", ctx)
-        return TorchCpu(options["threads"] or 1, options["name"] or "host")
+        for name, shown in _COREML_ONLY.items():
+            if options[name] not in (None, ()):
+                raise click.UsageError(f"{shown} is of --backend coreml.", ctx)
+        return [TorchCpu(options["threads"] or 1, options["name"] or "host")]
     if options["threads"] is not None:
         raise click.UsageError("--threads is of --backend torch-cpu.", ctx)
-    return CoreMl(
-        options["compute_units"] or _DEFAULT_UNITS,
-        udid=options["device"],
-        name=options["name"],
-        chip_name=options["chip"],
-        team=options["team"] or "",
-    )
+    udids = options["devices"] or (None,)
+    if len(set(udids)) < len(udids):
+        raise click.UsageError("every --device must be another iPhone, got one twice.", ctx)
+    return [
+        CoreMl(
+            options["compute_units"] or _DEFAULT_UNITS,
+            udid=udid,
+            name=options["name"],
+            chip_name=options["chip"],
+            team=options["team"] or "",
+        )
+        for udid in udids
+    ]
 
 
 def _targets(name: str) -> "list[Target]":
@@ -122,11 +133,11 @@ def _targets(name: str) -> "list[Target]":
 
 def _show(bar: Bar, state: "Progress") -> None:
     bar.show(state.done, state.total, state.now)
-    if "pause" in state.now:
+    if "pause" in state.now or "failed" in state.now:
         bar.line(state.now)
 
 
-def _print(session: "Session", backend: "Backend", log: Path, as_json: bool) -> None:
+def _print(session: "Session", device: "Device", log: Path, as_json: bool) -> None:
     from mvig_nas.cli._output import print_json, print_table
 
     if as_json:
@@ -143,26 +154,40 @@ def _print(session: "Session", backend: "Backend", log: Path, as_json: bool) -> 
         print_json(
             {
                 "log": str(log),
-                "device": backend.device.name,
-                "compute_units": backend.device.compute_units,
+                "device": device.name,
+                "compute_units": device.compute_units,
                 "measured": measured,
                 "skipped": [target.label for target in session.skipped],
                 "warnings": list(session.warnings),
+                "units": [dataclasses.asdict(unit) for unit in session.units],
             }
         )
         return
-    device = backend.device
     print_table(
         f"{device.name} ({device.chip}, {device.os} {device.os_version}), {device.compute_units}: milliseconds",
         ["network", "ms", "spread", "placement", "reference"],
         [_cells(row.network_label, row) for row in session.rows],
     )
+    if len(session.units) > 1:
+        click.echo(_compared(session))
+    for unit in session.units:
+        if unit.failure is not None:
+            click.echo(f"warning: {unit.name} failed, and the others measured its networks: {unit.failure}")
     for warning in session.warnings:
         click.echo(f"warning: {warning}")
     drifted = sum(bool(row.notes["rounds_drifted"]) for row in session.rows)
     if drifted:
         click.echo(f"Of {drifted}, rounds were kept in which the reference had drifted; see their notes.")
     click.echo(f"{len(session.rows)} networks measured, {len(session.skipped)} were in {log} before.")
+
+
+def _compared(session: "Session") -> str:
+    """What several devices took for the reference."""
+    figures = ", ".join(
+        f"{unit.name} {'none' if unit.reference_ms is None else f'{unit.reference_ms:.3f} ms'}"
+        for unit in session.units
+    )
+    return f"Reference on each device: {figures}; slowest to fastest {session.reference_ratio:.2f}."
 
 
 def _cells(label: str, row: Any) -> Sequence[str]:

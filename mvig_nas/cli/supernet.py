@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,56 +9,20 @@ import click
 
 from mvig_nas.cli._options import DURATION, data_option, device_option, is_given, json_option, space_option
 from mvig_nas.cli._progress import Bar
+from mvig_nas.cli._training import (
+    EXECUTION_OPTIONS,
+    RECIPE_OPTIONS,
+    TrainingShown,
+    execution_of,
+    recipe_names,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from mvig_nas.train_supernet import LatencyRange
-    from mvig_nas.training_loop import Execution, Process, Progress
 
 _RUNS = Path("results/runs")
 _RECIPE = "small"
-_RECIPE_OPTIONS = (
-    click.option("--epochs", type=click.IntRange(1), help="Passes over the training images."),
-    click.option("--batch-size", type=click.IntRange(2), help="Images a step, over all processes."),
-    click.option(
-        "--micro-batch-size", type=click.IntRange(2), help="Images a pass and process, which share batch norms."
-    ),
-    click.option("--learning-rate", "--lr", "learning_rate", type=float, help="Its peak."),
-    click.option("--weight-decay", type=float),
-    click.option("--warmup-epochs", type=click.IntRange(0)),
-    click.option("--label-smoothing", type=float),
-    click.option("--rand-augment", metavar="STRING", help="timm's, e.g. rand-m9-mstd0.5-inc1."),
-    click.option("--mixup", type=float, help="Alpha of Mixup."),
-    click.option("--cutmix", type=float, help="Alpha of CutMix."),
-    click.option("--random-erasing", type=float, help="Its probability."),
-    click.option("--clip", type=float, help="Clip gradients to this."),
-    click.option("--clip-mode", type=click.Choice(["value", "norm", "agc"])),
-    click.option("--ema-decay", type=float, help="Of the weights' moving average."),
-    click.option("--hold-out", type=float, help="Share of the training images kept apart for choosing."),
-    click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Same seed, same weights."),
-)
-_EXECUTION_OPTIONS = (
-    click.option(
-        "--torch-device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, or a GPU if any."
-    ),
-    click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images."),
-    click.option("--in-memory", is_flag=True, help="Keep decoded images in memory, in each worker."),
-    click.option(
-        "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
-    ),
-    click.option("--channels-last/--channels-first", default=True, show_default=True, help="Layout of images."),
-    click.option(
-        "--checkpoint-minutes", type=click.FloatRange(0), default=10.0, show_default=True, help="Between checkpoints."
-    ),
-)
-
-
-def _with(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @click.group()
@@ -75,7 +38,7 @@ def supernet() -> None:
 @click.option(
     "--recipe", default=_RECIPE, show_default=True, metavar="NAME|FILE.toml", help="What the options below change."
 )
-@_with(_RECIPE_OPTIONS)
+@with_options(RECIPE_OPTIONS)
 @click.option(
     "--sampling", type=click.Choice(["sandwich", "uniform"]), default="sandwich", show_default=True,
     help="Largest, smallest and random sub-networks in every step, or random ones only.",
@@ -93,7 +56,7 @@ def supernet() -> None:
 @click.option("--teacher", metavar="NAME", help="A timm model that teaches the largest sub-network.")
 @click.option("--teacher-checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 @click.option("--teacher-share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the loss.")
-@_with(_EXECUTION_OPTIONS)
+@with_options(EXECUTION_OPTIONS)
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> None:
     """Train a supernet on the images in --data.
@@ -108,7 +71,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     from mvig_nas.training_loop import StopTraining, read_checkpoint
 
     folder: Path | None = options["out"]
-    given = {name: options[name] for name in _recipe_names() if options[name] is not None}
+    given = {name: options[name] for name in recipe_names(train) if options[name] is not None}
     saved = None
     if options["resume"]:
         if folder is None:
@@ -127,7 +90,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     check_same_classes(train_images, read_split(options["data"], "val"))
     if recipe.hold_out:
         train_images, _ = hold_out(train_images, recipe.hold_out)
-    process, execution = _execution(options)
+    process, execution = execution_of(options)
     labels: dict[str, Any] = {}
     latency_range = _latency_range(options, labels)
     teacher = None
@@ -166,7 +129,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
                 workers=options["workers"],
                 in_memory=options["in_memory"],
                 resume=options["resume"],
-                on_progress=_Shown(bar, "supernet"),
+                on_progress=TrainingShown(bar, "supernet"),
             )
     except StopTraining as stop:
         if process.is_first:
@@ -194,7 +157,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--proxies/--no-proxies", default=True, show_default=True, help="Compare training-free proxies too.")
 @device_option()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: ranking, beside SUPERNET]")
-@_with(_EXECUTION_OPTIONS)
+@with_options(EXECUTION_OPTIONS)
 @json_option()
 def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Train architectures one by one, and compare how SUPERNET and all proxies rank them.
@@ -237,11 +200,11 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     root = supernets[0] if supernets[0].is_dir() else supernets[0].parent
     folder: Path = options["out"] or root / "ranking"
     folder.mkdir(parents=True, exist_ok=True)
-    process, execution = _execution(options)
+    process, execution = execution_of(options)
     total = len(architectures) * options["seeds"]
     try:
         with Bar("stand-alone", hidden=as_json) as bar:
-            show = _Shown(bar, "stand-alone")
+            show = TrainingShown(bar, "stand-alone")
             results = stand_alone(
                 architectures,
                 train_images,
@@ -279,16 +242,6 @@ def _name(path: Path, among: tuple[Path, ...]) -> str:
     return f"supernet {(path if path.is_dir() else path.parent).name}"
 
 
-def _recipe_names() -> list[str]:
-    from dataclasses import fields
-
-    from mvig_nas.image_data import Preprocessing
-    from mvig_nas.training_loop import Recipe
-
-    known = {field.name for kind in (Recipe, Preprocessing) for field in fields(kind)}
-    return [option.name for option in train.params if option.name in known]
-
-
 def _take_from_run(ctx: click.Context, saved: dict[str, Any], options: dict[str, Any]) -> None:
     """Options that were not given take the run's values."""
     plan, labels = saved["plan"], saved["labels"]
@@ -316,32 +269,3 @@ def _latency_range(options: dict[str, Any], labels: dict[str, Any]) -> "LatencyR
     low_ms, high_ms = options["latency_range"]
     labels |= {"latency_range_ms": [low_ms, high_ms], "device": options["device"]}
     return LatencyRange(load_latency(options["device"]), low_ms, high_ms)
-
-
-def _execution(options: dict[str, Any]) -> "tuple[Process, Execution]":
-    from mvig_nas.training_loop import Execution, Process
-
-    execution = Execution(options["precision"], options["channels_last"], options["checkpoint_minutes"])
-    return Process.start(options["torch_device"]), execution
-
-
-class _Shown:
-    """A training's state in a bar; a line every half minute where there is no terminal. Rollbacks are told at once."""
-
-    _SECONDS_BETWEEN_LINES = 30.0
-
-    def __init__(self, bar: Bar, title: str) -> None:
-        self._bar = bar
-        self._title = title
-        self._last = time.monotonic()
-
-    def __call__(self, state: "Progress", which: str = "") -> None:
-        title = f"{self._title} {which}".rstrip()
-        if state.message:
-            self._bar.line(f"{title}: {state.message}")
-        rate = f"loss {state.loss:.3f}, {state.images_per_second:.0f} images/s, {state.waiting:.0%} waiting for them"
-        self._bar.show(state.step, state.steps, rate, title)
-        now = time.monotonic()
-        if not self._bar.is_drawn and now - self._last > self._SECONDS_BETWEEN_LINES:
-            self._last = now
-            self._bar.line(f"{title}: step {state.step} of {state.steps}, {rate}")

@@ -2,10 +2,11 @@
 
 import io
 import logging
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import Any
 
 from mvig_nas.errors import MvigNasError
@@ -33,21 +34,48 @@ def load() -> Any:
     return coremltools
 
 
+class _Quiet:
+    """One silence for all threads: what it changes is the process's, so the last to leave restores it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._changes = ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._begin()
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._changes.close()
+
+    def _begin(self) -> None:
+        logger = logging.getLogger("coremltools")
+        self._changes.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        self._changes.enter_context(warnings.catch_warnings())
+        self._changes.enter_context(redirect_stderr(io.StringIO()))
+        for category, message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=message, category=category)
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hold back what coremltools writes to stderr (untested versions, progress bars) and its own known warnings."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    _QUIET.enter()
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            for category, message in _KNOWN_WARNINGS:
-                warnings.filterwarnings("ignore", message=message, category=category)
-            try:
-                yield
-            except Exception as error:
-                # else the error would keep those temporary folders, and their warning would come later
-                traceback.clear_frames(error.__traceback__)
-                raise
+        yield
+    except Exception as error:
+        # else the error would keep those temporary folders, and their warning would come later
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
-        logger.setLevel(level)
+        _QUIET.leave()

@@ -1,7 +1,7 @@
 """Image folders to batches, each a pure function of seeds and of its number, whatever the number of workers."""
 
 from mvig_nas.image_data._batches import EvaluationImages, TrainingImages
-from mvig_nas.image_data._folders import LabelledImages, check_same_classes, hold_out, read_split, subset
+from mvig_nas.image_data._folders import LabelledImages, check_classes, check_same_classes, hold_out, read_split, subset
 from mvig_nas.image_data._preprocessing import Preprocessing
 from mvig_nas.image_data._resize import resized
 from mvig_nas.image_data._seeds import seeded
@@ -11,6 +11,7 @@ __all__ = [
     "LabelledImages",
     "Preprocessing",
     "TrainingImages",
+    "check_classes",
     "check_same_classes",
     "hold_out",
     "read_split",

@@ -18,7 +18,7 @@ from mvig_nas.image_data._preprocessing import Preprocessing, Transform, read_im
 from mvig_nas.image_data._seeds import seed_of, seeded
 
 Batch = tuple[Tensor, Tensor]  # (B, 3, R, R) float32, (B,) int64
-Key = tuple[int, int]  # epoch, place in the list of images
+Key = tuple[int, int, int]  # epoch, place in the list of images, copy
 
 # the key parts which keep apart the two uses of one seed
 _ORDER, _AUGMENTATION = 0, 1
@@ -28,7 +28,9 @@ class TrainingImages:
     """An endless, numbered sequence of augmented batches.
 
     Batch j belongs to epoch ``j // batches_per_epoch``; an epoch is a permutation of the images less the last, partial
-    batch. How an image is augmented depends on the seed, the epoch and its place in the list alone.
+    batch. With `repeats`, an image stands there so many times in a row, each time augmented anew, and the epoch, no
+    longer than without, holds fewer different ones (repeated augmentation, arXiv 1901.09335). How an image is augmented
+    depends on the seed, the epoch, its place in the list and which of its copies it is alone.
 
     Raises:
         MvigNasError: there are fewer images than one batch.
@@ -42,6 +44,7 @@ class TrainingImages:
         batch_size: int,
         seed: int,
         *,
+        repeats: int = 1,
         workers: int = 0,
         in_memory: bool = False,
     ) -> None:
@@ -55,6 +58,7 @@ class TrainingImages:
                 f"{batch_size}; lower the batch size or add images."
             )
         self._seed = seed
+        self._repeats = repeats
         self._workers = workers
         self._samples = _TrainingSamples(images, preprocessing.training_transform(resolution), seed, in_memory)
 
@@ -75,8 +79,9 @@ class TrainingImages:
             if epoch != order_of:
                 generator = torch.Generator().manual_seed(seed_of(_ORDER, self._seed, epoch))
                 order_of, order = epoch, torch.randperm(len(self.images), generator=generator)
-            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-            yield [(epoch, index) for index in chosen.tolist()]
+            first = place * self.batch_size
+            slots = range(first, first + self.batch_size)
+            yield [(epoch, int(order[slot // self._repeats]), slot % self._repeats) for slot in slots]
 
 
 class EvaluationImages:
@@ -117,7 +122,9 @@ class EvaluationImages:
             return
         kept: list[Batch] = []
         starts = range(0, len(self.images), self.batch_size)
-        keys = ([(0, index) for index in range(len(self.images))[start : start + self.batch_size]] for start in starts)
+        keys = (
+            [(0, index, 0) for index in range(len(self.images))[start : start + self.batch_size]] for start in starts
+        )
         for images, targets in _load(self._samples, keys, self._workers):
             if self._keeps:
                 # a worker's tensor holds a file descriptor for as long as it lives
@@ -138,12 +145,12 @@ class _TrainingSamples(Dataset[Sample | MvigNasError]):
         self.decoded: dict[int, Image.Image] | None = {} if in_memory else None
 
     def __getitem__(self, key: Key) -> Sample | MvigNasError:
-        epoch, index = key
+        epoch, index, copy = key
         try:
             image = self._image(index)
         except MvigNasError as error:
             return error
-        with seeded(_AUGMENTATION, self.seed, epoch, index):
+        with seeded(_AUGMENTATION, self.seed, epoch, index, *([copy] if copy else [])):
             return self.transform(image), self.images.targets[index]
 
     def _image(self, index: int) -> Image.Image:
@@ -160,7 +167,7 @@ class _EvaluationSamples(Dataset[Sample | MvigNasError]):
         self.transform = transform
 
     def __getitem__(self, key: Key) -> Sample | MvigNasError:
-        _, index = key
+        _, index, _ = key
         try:
             return self.transform(read_image(self.images.paths[index])), self.images.targets[index]
         except MvigNasError as error:

@@ -1,7 +1,7 @@
 """Which images there are: folders of classes, and parts of them chosen by hash."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -89,6 +89,21 @@ def check_same_classes(train: LabelledImages, val: LabelledImages) -> None:
             raise MvigNasError(
                 f"Both splits must have the same classes, got {_listed(lacking)} in {here.root} and not in "
                 f"{there.root}; add the folder to the one or remove it from the other."
+            )
+
+
+def check_classes(images: LabelledImages, classes: Sequence[str]) -> None:
+    """Refuse images of other classes than a model's.
+
+    Raises:
+        MvigNasError: a class is in one of them only.
+    """
+    for has, lacks, where in ((images.classes, classes, "the model"), (classes, images.classes, str(images.root))):
+        lacking = sorted(set(has) - set(lacks))
+        if lacking:
+            raise MvigNasError(
+                f"Images must be of the model's classes, got {_listed(lacking)}, not in {where}; give the data it was "
+                "trained for."
             )
 
 

@@ -4,8 +4,9 @@ from mvig_nas.measure._backend import Backend, Loaded, Target
 from mvig_nas.measure._compute_plan import placement
 from mvig_nas.measure._coreml import COREML_UNITS, CoreMl
 from mvig_nas.measure._inference import for_inference
-from mvig_nas.measure._loop import Progress, Session, Settings, measure
+from mvig_nas.measure._loop import measure
 from mvig_nas.measure._packages import package_target
+from mvig_nas.measure._session import Progress, Session, Settings, Unit
 from mvig_nas.measure._torch_cpu import TorchCpu, timm_target
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Settings",
     "Target",
     "TorchCpu",
+    "Unit",
     "for_inference",
     "measure",
     "package_target",

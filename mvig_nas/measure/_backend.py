@@ -64,6 +64,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def unit(self) -> str:
+        """A few characters that tell this device from others of its model, in a log; empty where nothing does."""
+        ...
+
+    @property
     def tool_versions(self) -> Mapping[str, str]:
         """For the rows of the log."""
         ...

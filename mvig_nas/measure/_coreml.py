@@ -27,6 +27,7 @@ _LEAST_MACOS = (14, 4)  # the first with compute plans
 _LEAST_COREMLTOOLS = (9,)  # the first with remote devices
 _ENABLED = "enabled"
 _LONGEST_NOTE = 200
+_UNIT_DIGITS = 4  # of the UDID: enough to tell a desk's phones apart, too few to find a phone by
 
 _T = TypeVar("_T")
 
@@ -77,12 +78,14 @@ class CoreMl:
         self._runner = asyncio.Runner()
         atexit.register(self._runner.close)
         self._phone: Any = None
+        self.unit = ""
         if udid is None:
             os, os_version = system()
             self.device = Device(name or sysctl("hw.model"), chip_name or chip(), os, os_version, compute_units)
         else:
             with _coremltools_errors("an iPhone must be connected, unlocked and trusted"):
                 self._phone = self._prepared(udid, team)
+            self.unit = printable(self._phone.udid)[-_UNIT_DIGITS:]
             self.device = Device(
                 str(name), chip_name or _chip_of(str(name)), "iOS", printable(self._phone.os_version), compute_units
             )

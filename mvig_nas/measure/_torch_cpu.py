@@ -1,6 +1,7 @@
 """This computer's CPU through torch: a device that can be measured anywhere."""
 
 import platform
+import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from mvig_nas.measure._inference import for_inference
 from mvig_nas.network import build
 
 TORCH_CPU = "torch-cpu"
+_GENERATOR = threading.Lock()  # torch's own is one for all threads
 
 
 def timm_target(name: str) -> Target:
@@ -54,6 +56,7 @@ class TorchCpu:
     """
 
     name = TORCH_CPU
+    unit = ""
 
     def __init__(self, threads: int = 1, name: str = "host", chip_name: str | None = None) -> None:
         if threads < 1:
@@ -87,7 +90,7 @@ class TorchCpu:
         network = target.network
         if isinstance(network, Package) or target.package is not None:
             raise _no_package(target)
-        with torch.random.fork_rng(devices=[]):
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             module: nn.Module = build(network) if isinstance(network, Architecture) else timm.create_model(network.name)
             image = torch.rand(1, 3, network.resolution, network.resolution)

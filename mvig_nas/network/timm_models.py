@@ -1,11 +1,13 @@
-"""The four published MobileViGs as timm models: `timm.create_model("mobilevig_ti")`."""
+"""MobileViGs as timm models: `timm.create_model("mobilevig_ti")`, or `"mobilevig"` with an `architecture`."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.errors import MvigNasError
 from mvig_nas.network.mobilevig import MobileViG
 
 
@@ -28,11 +30,16 @@ def _cfg() -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({name: _cfg() for name in PRESETS})
+GENERIC_NAME = "mobilevig"
+default_cfgs = generate_default_cfgs({name: _cfg() for name in (GENERIC_NAME, *PRESETS)})
 
 
 def _create(variant: str, pretrained: bool, options: dict[str, Any]) -> MobileViG:
-    architecture = options.pop("architecture", PRESETS[variant])
+    architecture = options.pop("architecture", PRESETS.get(variant))
+    if isinstance(architecture, Mapping):
+        architecture = Architecture.from_dict(architecture)
+    if architecture is None:
+        raise MvigNasError(f"timm's {variant!r} must be given an `architecture`, got none; or name a preset.")
     network = build_model_with_cfg(
         MobileViG,
         variant,
@@ -42,6 +49,12 @@ def _create(variant: str, pretrained: bool, options: dict[str, Any]) -> MobileVi
         **options,
     )
     return cast(MobileViG, network)
+
+
+@register_model
+def mobilevig(pretrained: bool = False, **options: Any) -> MobileViG:
+    """The network of an `architecture`: an Architecture, or the values of its `to_dict`."""
+    return _create(GENERIC_NAME, pretrained, options)
 
 
 @register_model

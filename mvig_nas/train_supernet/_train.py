@@ -79,6 +79,7 @@ def train_supernet(
         space.largest.resolution,
         recipe.micro_batch_size or recipe.batch_size,
         recipe.seed,
+        repeats=recipe.repeats,
         workers=workers,
         in_memory=in_memory,
     )

@@ -11,7 +11,14 @@ from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.image_data import Preprocessing
 
 CLIP_MODES = ("value", "norm", "agc")  # timm.utils.dispatch_clip_grad's
-_COUNTS: Mapping[str, int] = {"epochs": 1, "batch_size": 2, "micro_batch_size": 2, "warmup_epochs": 0, "seed": 0}
+_COUNTS: Mapping[str, int] = {
+    "epochs": 1,
+    "batch_size": 2,
+    "micro_batch_size": 2,
+    "warmup_epochs": 0,
+    "repeats": 1,
+    "seed": 0,
+}
 _AMOUNTS = (
     "learning_rate",
     "min_learning_rate",
@@ -40,6 +47,7 @@ class Recipe:
         optimizer: timm's name of it.
         warmup_epochs: epochs in which the learning rate rises linearly.
         mixup, cutmix: alphas of timm's Mixup; 0 for none.
+        repeats: copies of an image in a row, each augmented anew; an epoch then holds fewer different images.
         clip: what a gradient is clipped to, by `clip_mode`; None for no clipping.
         ema_decay: of the weights' moving average, which is then what is saved; 0 for none.
         layer_scale_init: what the MBConv branches' layer scales start from.
@@ -62,6 +70,7 @@ class Recipe:
     label_smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0
+    repeats: int = 1
     clip: float | None = 1.0
     clip_mode: str = "value"
     ema_decay: float = 0.0

@@ -1,0 +1,308 @@
+"""`mvig-nas retrain` and `mvig-nas evaluate`: a found architecture trained for good, and how good it is."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mvig_nas.cli._options import data_option, device_option, json_option
+from mvig_nas.cli._progress import Bar
+from mvig_nas.cli._training import (
+    EXECUTION_OPTIONS,
+    RECIPE_OPTIONS,
+    TrainingShown,
+    execution_of,
+    recipe_names,
+    with_options,
+)
+
+if TYPE_CHECKING:
+    from mvig_nas.architecture import Architecture
+    from mvig_nas.evaluation import Accuracy
+    from mvig_nas.retrain import Plan
+    from mvig_nas.teacher import Teacher
+
+_RUNS = Path("results/runs")
+_PLAN = "mobilevig-300ep"
+_ASKED = "retrain.json"
+_MODEL = "model"
+_NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teacher": "classifier of the teacher"}
+
+
+@click.command()
+@click.argument("target", metavar="ARCH", required=False)
+@data_option()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one]")
+@click.option("--resume", is_flag=True, help="Go on with the training in --out, as it was asked for.")
+@click.option("--plan", "plan_name", default=_PLAN, show_default=True, metavar="NAME|FILE.toml",
+    help="What the options below change; `short` is for some ten thousand images.")  # fmt: skip
+@with_options(RECIPE_OPTIONS)
+@click.option("--repeats", type=click.IntRange(1), help="Copies of an image in a row, each augmented anew.")
+@click.option("--resolution", type=click.IntRange(32), help="Train at another one than the architecture's.")
+@click.option("--teacher", metavar="NAME|none", help="A timm model to learn from.  [default: the plan's]")
+@click.option("--teacher-checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Its weights; without it timm downloads them.")  # fmt: skip
+@click.option("--teacher-resolution", type=click.IntRange(32), help="What it sees images at.  [default: its own]")
+@click.option("--distillation", "kind", type=click.Choice(["hard", "soft"]), help="Learn its classes or probabilities.")
+@click.option("--teacher-share", "share", type=click.FloatRange(0, 1), help="Of the loss.")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of soft distillation.")
+@click.option("--from-supernet", type=click.Path(path_type=Path), metavar="PATH", help="Begin with its weights.")
+@with_options(EXECUTION_OPTIONS)
+@json_option()
+@click.pass_context
+def retrain(ctx: click.Context, /, **options: Any) -> None:
+    """Train ARCH (a preset, or JSON such as a run's winner.json) by itself, with a teacher, on the images in --data.
+
+    The folder's `model` then holds config.json and model.safetensors, which timm, `mvig-nas evaluate` and `mvig-nas
+    export` read. On several GPUs: torchrun --nproc-per-node 8 -m mvig_nas retrain ...
+    """
+    from mvig_nas.architecture import Architecture
+    from mvig_nas.image_data import check_same_classes, hold_out, read_split
+    from mvig_nas.model_folder import TrainedModel, write_model
+    from mvig_nas.retrain import Plan, train_alone
+    from mvig_nas.training_loop import StopTraining
+
+    folder: Path | None = options["out"]
+    if options["resume"]:
+        asked = _read_asked(ctx, folder)
+    else:
+        asked = _asked(ctx, options)
+        name = asked["name"]
+        folder = folder or _RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{asked['plan']['seed']}"
+    assert folder is not None
+    architecture = Architecture.from_dict(asked["architecture"])
+    plan = Plan.from_dict(asked["plan"])
+    train_images = read_split(options["data"], "train")
+    val_images = read_split(options["data"], "val")
+    check_same_classes(train_images, val_images)
+    if plan.recipe.hold_out:
+        train_images, _ = hold_out(train_images, plan.recipe.hold_out)
+    start = _start(asked["from_supernet"], architecture, train_images.classes)
+    process, execution = execution_of(options)
+    teacher = _teacher(plan, asked, train_images.classes, process.device)
+    if process.is_first and not options["resume"]:
+        _write_asked(folder, asked)
+    began = time.monotonic()
+    try:
+        with Bar("training", hidden=options["as_json"] or not process.is_first) as bar:
+            network = train_alone(
+                architecture,
+                train_images,
+                plan.recipe,
+                folder,
+                teacher=teacher,
+                distillation=plan.distillation,
+                start=start,
+                labels=None if start is None else {"from_supernet": asked["from_supernet"]},
+                process=process,
+                execution=execution,
+                workers=options["workers"],
+                in_memory=options["in_memory"],
+                resume=options["resume"] and (folder / "state.pt").is_file(),
+                on_progress=TrainingShown(bar, "training"),
+            )
+    except StopTraining as stop:
+        if process.is_first:
+            click.echo(f"{stop}\nTo go on: mvig-nas retrain --resume --out {folder} --data {options['data']}", err=True)
+        sys.exit(130)
+    finally:
+        process.leave()
+    if not process.is_first:
+        return
+    images = plan.recipe.preprocessing
+    found = _measured(network, val_images, images, architecture.resolution, options["workers"])
+    about = {
+        "accuracy": {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()},
+        "plan": plan.to_dict(),
+        "teacher": None if teacher is None else teacher.to_dict(),
+        "from_supernet": asked["from_supernet"],
+        "images": train_images.digest,
+    }
+    write_model(folder / _MODEL, TrainedModel(network.cpu(), train_images.classes, images, about))
+    _print(found, folder / _MODEL, options, seconds=time.monotonic() - began)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path), metavar="FOLDER")
+@data_option(help="Folder with val/CLASS/*.jpg.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+)
+@click.option("--torch-device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, or a GPU if any.")
+@click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images.")
+@device_option()
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write classes.csv and confusion.png there."
+)
+@json_option()
+def evaluate(model: Path, as_json: bool, **options: Any) -> None:
+    """Top-1 and top-5 of the model in FOLDER (as `retrain` leaves it) on the validation images, with its latency."""
+    from mvig_nas.cli._inputs import load_latency
+    from mvig_nas.cli._output import print_json, print_table
+    from mvig_nas.image_data import check_classes, read_split
+    from mvig_nas.model_folder import read_model
+    from mvig_nas.training_loop import PRECISIONS, Process
+
+    trained = read_model(model / _MODEL if (model / _MODEL).is_dir() else model)
+    images = read_split(options["data"], "val")
+    check_classes(images, trained.classes)
+    architecture = trained.network.architecture
+    network = trained.network.to(Process.start(options["torch_device"]).device)
+    found = _measured(
+        network, images, trained.preprocessing, architecture.resolution, options["workers"],
+        PRECISIONS[options["precision"]],
+    )  # fmt: skip
+    latency = load_latency(options["device"])
+    low, high = latency.interval_ms([architecture], 0.8)
+    latency_ms = float(latency.predict_ms([architecture])[0])
+    if options["out"] is not None:
+        _write_evaluation(options["out"], found["mean"], trained.classes)
+    if as_json:
+        print_json(
+            {
+                "accuracy": {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()},
+                "by_class": dict(zip(trained.classes, found["mean"].by_class.tolist(), strict=True)),
+                "images": len(images),
+                "device": options["device"],
+                "predicted_latency_ms": latency_ms,
+                "interval_ms": [float(low[0]), float(high[0])],
+            }
+        )
+        return
+    print_table(f"{len(images)} images, {options['precision']}", ["", "top-1", "top-5"], _rows(found))
+    worst = sorted(zip(found["mean"].by_class.tolist(), trained.classes, strict=True))[:3]
+    click.echo("Hardest classes: " + ", ".join(f"{name} {share:.1%}" for share, name in worst) + ".")
+    click.echo(
+        f"Predicted {latency_ms:.3f} ms on {options['device']} at {architecture.resolution} px, 80 % interval "
+        f"{low[0]:.2f}-{high[0]:.2f} ms."
+    )
+
+
+def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """What a new training is to be, as plain values."""
+    from dataclasses import replace
+
+    from mvig_nas.cli._inputs import load_architecture, load_plan
+
+    if options["target"] is None:
+        raise click.UsageError("name an architecture, or --resume a training.", ctx)
+    architecture = load_architecture(options["target"])
+    if options["resolution"] is not None:
+        architecture = replace(architecture, resolution=options["resolution"])
+    given = {name: options[name] for name in recipe_names(retrain) if options[name] is not None}
+    taught = {name: options[name] for name in ("teacher", "kind", "share", "temperature") if options[name] is not None}
+    plan = load_plan(options["plan_name"], given, taught)
+    checkpoint, supernet = options["teacher_checkpoint"], options["from_supernet"]
+    return {
+        "name": Path(options["target"]).stem,
+        "architecture": architecture.to_dict(),
+        "plan": plan.to_dict(),
+        "teacher_checkpoint": None if checkpoint is None else str(checkpoint),
+        "teacher_resolution": options["teacher_resolution"],
+        "from_supernet": None if supernet is None else str(supernet),
+    }
+
+
+def _read_asked(ctx: click.Context, folder: Path | None) -> dict[str, Any]:
+    import json
+
+    from mvig_nas.errors import MvigNasError
+
+    if folder is None:
+        raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.", ctx)
+    try:
+        values: dict[str, Any] = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MvigNasError(f"a training to resume must hold {_ASKED}, got {error} in {folder}; start anew.") from error
+    return values
+
+
+def _write_asked(folder: Path, asked: dict[str, Any]) -> None:
+    import json
+
+    from mvig_nas.errors import MvigNasError
+    from mvig_nas.files import save
+
+    if (folder / _ASKED).exists():
+        raise MvigNasError(f"{folder} holds a training already; go on with it (--resume), or take another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
+    save(folder / _ASKED, json.dumps(asked, indent=1) + "\n")
+
+
+def _teacher(plan: "Plan", asked: dict[str, Any], classes: tuple[str, ...], device: Any) -> "Teacher | None":
+    from mvig_nas.teacher import load_teacher
+
+    if plan.teacher is None:
+        return None
+    checkpoint = asked["teacher_checkpoint"]
+    return load_teacher(
+        plan.teacher,
+        classes,
+        plan.recipe.preprocessing,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        resolution=asked["teacher_resolution"],
+        device=device,
+    )
+
+
+def _start(path: str | None, architecture: "Architecture", classes: tuple[str, ...]) -> Any:
+    """Weights of a supernet's sub-network; None without a supernet."""
+    if path is None:
+        return None
+    from mvig_nas.errors import MvigNasError
+    from mvig_nas.supernet import load_supernet
+
+    trained = load_supernet(Path(path))
+    if trained.classes != classes:
+        raise MvigNasError(
+            f"a supernet to start from must know the images' classes, got {len(trained.classes)} others in {path}; "
+            "train one on these images, or start afresh."
+        )
+    return trained.supernet.extract(architecture).state_dict()
+
+
+def _measured(network: Any, images: Any, preprocessing: Any, resolution: int, workers: int, dtype: Any = None) -> Any:
+    import torch
+
+    from mvig_nas.evaluation import accuracies
+    from mvig_nas.image_data import EvaluationImages
+
+    batches = EvaluationImages(images, preprocessing, resolution, workers=workers)
+    return accuracies(network, batches, resolution, dtype or torch.float32)
+
+
+def _rows(found: "dict[str, Accuracy]") -> list[list[str]]:
+    return [[_NAMES[name], f"{each.top1:.2%}", f"{each.top5:.2%}"] for name, each in found.items()]
+
+
+def _print(found: "dict[str, Accuracy]", folder: Path, options: dict[str, Any], *, seconds: float) -> None:
+    from mvig_nas.cli._output import print_json, print_table
+
+    if options["as_json"]:
+        accuracy = {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()}
+        print_json({"model": str(folder), "accuracy": accuracy, "seconds": seconds})
+        return
+    print_table(f"Trained in {seconds:.0f} s; on the validation images", ["", "top-1", "top-5"], _rows(found))
+    click.echo(f"Next: mvig-nas evaluate {folder} --data {options['data']}")
+    click.echo(f"      mvig-nas export {folder} --out model.mlpackage")
+
+
+def _write_evaluation(out: Path, accuracy: "Accuracy", classes: tuple[str, ...]) -> None:
+    from mvig_nas.errors import MvigNasError
+    from mvig_nas.files import save
+    from mvig_nas.report.confusion import confusion_png
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MvigNasError(f"{out} must be writable, got {error.strerror!r}; take another place.") from error
+    counts = accuracy.confusion.sum(axis=1).tolist()
+    rows = zip(classes, counts, accuracy.by_class.tolist(), strict=True)
+    lines = ["class,images,top1", *(f"{name},{count},{share:.4f}" for name, count, share in rows)]
+    save(out / "classes.csv", "\n".join(lines) + "\n")
+    save(out / "confusion.png", confusion_png(accuracy.confusion, classes))

@@ -1,0 +1,118 @@
+"""A trained network in a folder, as timm and Hugging Face have it: `config.json` and `model.safetensors`.
+
+`timm.create_model("local-dir:FOLDER", pretrained=True)` loads it once `mvig_nas.network` is imported; the folder may be
+pushed to a hub as it is.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from mvig_nas.architecture import Architecture
+from mvig_nas.errors import MvigNasError
+from mvig_nas.files import save
+from mvig_nas.image_data import Preprocessing
+from mvig_nas.network import GENERIC_NAME, MobileViG, build
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SCHEMA = 1
+_OURS = "mvig_nas"  # entry of config.json that timm passes over
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A network, what its logits mean, and what its images must be like.
+
+    Attributes:
+        network: in evaluation mode.
+        classes: names, one a logit, in order.
+        preprocessing: how images are cropped and normalised.
+        about: plain values: how it was trained, what it reached.
+    """
+
+    network: MobileViG
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_model(folder: Path, model: TrainedModel) -> None:
+    """Write both files, each whole or not at all, the weights first.
+
+    Raises:
+        MvigNasError: there is not a class a logit, or the folder cannot be written.
+    """
+    network, images = model.network, model.preprocessing
+    if len(model.classes) != network.num_classes:
+        raise MvigNasError(
+            f"a model must have a name for each class, got {len(model.classes)} names for {network.num_classes} logits."
+        )
+    side = network.architecture.resolution
+    config = {
+        "architecture": GENERIC_NAME,
+        "num_classes": network.num_classes,
+        "num_features": network.num_features,
+        "label_names": list(model.classes),
+        "pretrained_cfg": {
+            "num_classes": network.num_classes,
+            "input_size": [3, side, side],
+            "pool_size": [network.architecture.sizes[-1]] * 2,
+            "interpolation": images.interpolation,
+            "crop_pct": images.crop_fraction,
+            "mean": list(images.mean),
+            "std": list(images.std),
+            "first_conv": "stem.conv1.conv",
+            "classifier": "head" if network.head_dist is None else ["head", "head_dist"],
+        },
+        "model_args": {
+            "architecture": network.architecture.to_dict(),
+            "distillation": network.head_dist is not None,
+        },
+        _OURS: {"schema": SCHEMA, "preprocessing": images.to_dict(), "about": dict(model.about)},
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save(folder / WEIGHTS, to_bytes(tensors, metadata={"format": "pt"}))
+    save(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+
+
+def read_model(folder: Path) -> TrainedModel:
+    """What `write_model` wrote.
+
+    Raises:
+        MvigNasError: the folder holds no such model, or a damaged one.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        ours = config[_OURS]
+        if ours["schema"] != SCHEMA:
+            raise MvigNasError(f"a model's schema must be {SCHEMA}, got {ours['schema']} at {path}; upgrade mvig-nas.")
+        arguments = config["model_args"]
+        architecture = Architecture.from_dict(arguments["architecture"])
+        network = build(architecture, config["num_classes"], distillation=arguments["distillation"])
+        preprocessing = Preprocessing.from_dict(ours["preprocessing"])
+        classes, about = tuple(config["label_names"]), dict(ours["about"])
+    except FileNotFoundError as error:
+        raise MvigNasError(
+            f"a model's folder must hold {CONFIG} and {WEIGHTS}, got {folder}; check the path."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MvigNasError(f"a model's {CONFIG} must be as mvig-nas writes it, got {error!r} at {path}.") from error
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise MvigNasError(
+            f"a model's {WEIGHTS} must hold the weights of its {CONFIG}, got {first!r} in {folder}; restore the file."
+        ) from error
+    return TrainedModel(network.eval(), classes, preprocessing, about)

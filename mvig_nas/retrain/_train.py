@@ -1,0 +1,114 @@
+"""Training one architecture by itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mvig_nas.architecture import Architecture
+from mvig_nas.errors import MvigNasError
+from mvig_nas.image_data import LabelledImages, TrainingImages, seeded
+from mvig_nas.network import MobileViG, build
+from mvig_nas.retrain._distillation import Distillation
+from mvig_nas.retrain._step import ClassificationStep
+from mvig_nas.teacher import Teacher
+from mvig_nas.training_loop import Execution, Process, Progress, Recipe, train
+
+_WEIGHTS_SEED = 3
+
+
+def train_alone(
+    architecture: Architecture,
+    images: LabelledImages,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    teacher: Teacher | None = None,
+    distillation: Distillation | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    process: Process | None = None,
+    execution: Execution | None = None,
+    workers: int = 0,
+    in_memory: bool = False,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> MobileViG:
+    """Train an architecture on images of its own resolution; other options as in `train_supernet`.
+
+    Args:
+        architecture: the network's; one with a teacher has a second classifier, which learns from it.
+        images: to train on.
+        recipe: what to do.
+        folder: of the checkpoint and the log.
+        teacher: its logits are learnt from; None for the labels alone.
+        distillation: what is learnt from the teacher.
+        start: a network's weights to begin with, such as a supernet's slices, in place of fresh ones. The second
+            classifier may be missing there and is then a copy of the first.
+        labels: plain values that name `start`, so that a resumed training is the same.
+
+    Raises:
+        MvigNasError: see `training_loop.train`; `start` holds other weights than the network's.
+    """
+    distillation = None if teacher is None else distillation or Distillation()
+    stream = TrainingImages(
+        images,
+        recipe.preprocessing,
+        architecture.resolution,
+        recipe.micro_batch_size or recipe.batch_size,
+        recipe.seed,
+        repeats=recipe.repeats,
+        workers=workers,
+        in_memory=in_memory,
+    )
+    with seeded(recipe.seed, _WEIGHTS_SEED):
+        network = build(
+            architecture,
+            len(images.classes),
+            distillation=teacher is not None,
+            layer_scale_init=recipe.layer_scale_init,
+        )
+    if start is not None:
+        _start_from(network, start)
+    identity: dict[str, Any] = {"architecture": architecture.to_dict()}
+    if teacher is not None and distillation is not None:
+        identity |= {"teacher": teacher.to_dict(), "distillation": asdict(distillation)}
+    if labels:
+        identity["labels"] = dict(labels)
+    outcome = train(
+        ClassificationStep(network, recipe.label_smoothing, teacher, distillation),
+        stream,
+        recipe,
+        folder,
+        identity=identity,
+        process=process,
+        execution=execution,
+        resume=resume,
+        on_progress=on_progress,
+    )
+    trained = cast(MobileViG, outcome.model)
+    trained.set_distilled_training(enable=False)
+    return trained
+
+
+@torch.no_grad()
+def _start_from(network: MobileViG, start: Mapping[str, Tensor]) -> None:
+    own = network.state_dict()
+    copied = {
+        name: start[name.replace("head_dist", "head", 1)]
+        if name not in start and "head_dist" in name
+        else start.get(name)
+        for name in own
+    }
+    for name, tensor in own.items():
+        given = copied[name]
+        if given is None or given.shape != tensor.shape:
+            found = "none" if given is None else f"one of shape {tuple(given.shape)}"
+            raise MvigNasError(
+                f"the weights to start from must be the architecture's, got {found} for `{name}` of shape "
+                f"{tuple(tensor.shape)}; take those of a network or supernet that holds it, with as many classes."
+            )
+    network.load_state_dict({name: cast(Tensor, tensor) for name, tensor in copied.items()})
