@@ -1,6 +1,7 @@
 """What every search engine must do; a test of one inherits `EngineContract` and names its sampler."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from mvig_nas import shipped
 from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
+from mvig_nas.engine import Outcome, evaluated
+from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Totals
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.study import FEASIBLE, INFEASIBLE, Candidate, Study, search
@@ -58,6 +61,31 @@ class StopAfter(WidthScore):
         if len(self.asked) == self.evaluations:
             raise KeyboardInterrupt
         return super().__call__(architecture)
+
+
+class Backwards:
+    """An evaluator whose last architecture is ready first, and that may stop in the middle of a turn."""
+
+    name = WidthScore.name
+
+    def __init__(self, score: WidthScore, stop_after: int | None = None) -> None:
+        self.score = score
+        self.left = stop_after
+
+    def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
+        for architecture in reversed(architectures):
+            if is_over():
+                return
+            if self.left is not None:
+                if not self.left:
+                    raise KeyboardInterrupt
+                self.left -= 1
+            yield evaluated(self.score, architecture)
+
+
+def timeless(study: Study) -> list[tuple[object, ...]]:
+    """As `outcome`, but for the order in which things were ready."""
+    return [(c.order, *essence(c)[2:]) for c in sorted(study.candidates, key=lambda c: c.order)]
 
 
 def _size(architecture: Architecture) -> int:
@@ -132,6 +160,22 @@ class EngineContract:
     def test_a_search_asked_for_more_equals_the_longer_one(self, tmp_path: Path) -> None:
         self.run(folder=tmp_path, evaluations=self.evaluations - 4)
         assert outcome(self.run(folder=tmp_path, resume=True)) == outcome(self.run())
+
+    def test_batches_are_the_same_search_whatever_is_ready_first(self, tmp_path: Path) -> None:
+        whole = self.run(batch=6)
+        turns = Counter(candidate.round for candidate in whole.candidates)
+        assert max(turns.values()) >= 6  # some samplers propose what is known already
+        score = WidthScore()
+        other = self.run(score, batch=6, evaluator=Backwards(score))
+        assert timeless(other) == timeless(whole)
+        assert other.winner is not None
+        assert whole.winner is not None
+        assert other.winner.fingerprint == whole.winner.fingerprint
+        with pytest.raises(KeyboardInterrupt):
+            self.run(batch=6, folder=tmp_path, evaluator=Backwards(WidthScore(), stop_after=self.evaluations // 2))
+        assert timeless(self.run(batch=6, folder=tmp_path, resume=True)) == timeless(whole)
+        with pytest.raises(MvigNasError, match="batch"):
+            self.run(batch=5, folder=tmp_path, resume=True)
 
     def test_traces_a_front(self) -> None:
         study = self.run(front=True)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,13 @@ from mvig_nas.cli._options import (
 from mvig_nas.cli._progress import Bar
 
 if TYPE_CHECKING:
+    from mvig_nas.engine import Score
     from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.study import Progress, Study
 
 _RUNS = Path("results/runs")
+_RAY_ONLY = ("address", "workers", "cpus_per_worker", "gpus_per_worker", "evaluation_timeout")
+_PROPOSALS_PER_WORKER = 2  # so that few wait for the last of a turn
 
 
 @click.command()
@@ -62,6 +66,23 @@ _RUNS = Path("results/runs")
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one in results/runs]"
 )
 @click.option("--resume", is_flag=True, help="Go on with the search in --out; options not given are taken from it.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Compute scores in this process, or by workers of Ray (docs/cluster.md).",
+)  # fmt: skip
+@click.option("--address", metavar="auto|HOST:PORT", help="Of the Ray cluster.  [default: start Ray on this machine]")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Scores computed at once (ray).  [default: what there is room for]"
+)
+@click.option("--cpus-per-worker", type=click.FloatRange(0, min_open=True), help="(ray)  [default: 1]")
+@click.option("--gpus-per-worker", type=click.FloatRange(0), help="May be a fraction (ray).  [default: 0]")
+@click.option(
+    "--evaluation-timeout", type=DURATION, metavar="DURATION", help="Give up a score after so long (ray), e.g. 10m."
+)
+@click.option(
+    "--batch", type=click.IntRange(1),
+    help="Proposals a turn at least; part of the search, like the seed.  [default: 1; ray: twice the workers]",
+)  # fmt: skip
 @json_option()
 @click.pass_context
 def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool, **options: Any) -> None:
@@ -92,7 +113,8 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     folder = out or _new_folder(space.name, options)
     began = time.monotonic()
     try:
-        with Bar("scoring", hidden=as_json) as bar:
+        with _evaluator(ctx, score, options) as evaluator, Bar("scoring", hidden=as_json) as bar:
+            workers = getattr(evaluator, "workers", None)
             study = run_search(
                 space,
                 score,
@@ -105,11 +127,15 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
                 folder=folder,
                 resume=resume,
                 time_limit_s=None if options["time_limit"] is None else options["time_limit"] / 1e3,
+                evaluator=evaluator,
+                batch=options["batch"] or (1 if workers is None else _PROPOSALS_PER_WORKER * workers),
                 labels={"device": options["device"]} | ({} if data is None else {"data": str(data)}),
                 on_candidate=_Shown(bar),
             )
     except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; every scored candidate is saved. To go on: {_resume_command(folder)}", err=True)
+        click.echo(
+            f"\ninterrupted; every scored candidate is saved. To go on: {_resume_command(folder, options)}", err=True
+        )
         sys.exit(130)
     seconds = time.monotonic() - began
     presets = preset_rows(study, latency, score)
@@ -133,6 +159,7 @@ def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, An
         "sampler": settings.sampler,
         "evaluations": settings.evaluations,
         "seed": settings.seed,
+        "batch": settings.batch,
     }
     for name, value in saved.items():
         if not is_given(ctx, name):
@@ -155,8 +182,30 @@ def _command() -> str:
     return " ".join(["mvig-nas", *sys.argv[1:]])
 
 
-def _resume_command(folder: Path) -> str:
-    return f"mvig-nas search --resume --out {folder}"
+def _resume_command(folder: Path, options: dict[str, Any]) -> str:
+    by_ray = "" if options["engine"] == "local" else " --engine ray"
+    address = "" if options["address"] is None else f" --address {options['address']}"
+    return f"mvig-nas search --resume --out {folder}{by_ray}{address}"
+
+
+def _evaluator(ctx: click.Context, score: "Score", options: dict[str, Any]) -> Any:
+    """A context of what computes the scores; None in it for this process."""
+    if options["engine"] == "local":
+        for name in _RAY_ONLY:
+            if options[name] is not None:
+                raise click.UsageError(f"--{name.replace('_', '-')} is of --engine ray.", ctx)
+        return nullcontext()
+    from mvig_nas.ray_engine import RayEvaluator
+
+    timeout_ms = options["evaluation_timeout"]
+    return RayEvaluator(
+        score,
+        address=options["address"],
+        workers=options["workers"],
+        cpus=options["cpus_per_worker"] or 1,
+        gpus=options["gpus_per_worker"] or 0,
+        timeout_s=None if timeout_ms is None else timeout_ms / 1e3,
+    )
 
 
 class _Shown:
