@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from mvig_nas.errors import MvigNasError, closest
 
-_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "min": 60e3, "h": 3.6e6}
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -69,7 +69,7 @@ class Budget:
 
 
 def parse_duration_ms(text: str) -> float:
-    """Milliseconds of `1.0ms`, `900us` or `0.001s`.
+    """Milliseconds of `1.0ms`, `900us`, `0.001s` or `10min`.
 
     Raises:
         MvigNasError: no number, no unit or an unknown one, or not above 0.
@@ -78,7 +78,7 @@ def parse_duration_ms(text: str) -> float:
     if not unit:
         raise MvigNasError(f"a duration must have a unit (ms, us or s), got {text!r}; write {text.strip()}ms.")
     if unit not in _MILLISECONDS:
-        raise MvigNasError(f"a duration's unit must be ms, us or s, got {unit!r} in {text!r}; write 1.0ms.")
+        raise MvigNasError(f"a duration's unit must be us, ms, s, min or h, got {unit!r} in {text!r}; write 1.0ms.")
     return _positive("a duration", number * _MILLISECONDS[unit], text, "write 1.0ms, 900us or 0.001s")
 
 

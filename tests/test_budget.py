@@ -11,7 +11,16 @@ from mvig_nas.errors import MvigNasError
 
 
 @pytest.mark.parametrize(
-    ("text", "expected_ms"), [("1.0ms", 1.0), ("900us", 0.9), ("0.001s", 1.0), (" 1 ms ", 1.0), ("1e3µs", 1.0)]
+    ("text", "expected_ms"),
+    [
+        ("1.0ms", 1.0),
+        ("900us", 0.9),
+        ("0.001s", 1.0),
+        (" 1 ms ", 1.0),
+        ("1e3µs", 1.0),
+        ("2min", 120_000.0),
+        ("1h", 3.6e6),
+    ],
 )
 def test_durations(text: str, expected_ms: float) -> None:
     assert parse_duration_ms(text) == pytest.approx(expected_ms)
@@ -28,7 +37,7 @@ def test_durations(text: str, expected_ms: float) -> None:
         ("nanms", "must be a number and a unit"),
         ("1e999ms", "must be above 0"),
         ("", "must be a number and a unit, got ''"),
-        ("1.0min", "unit must be ms, us or s, got 'min'"),
+        ("1.0m", "unit must be us, ms, s, min or h, got 'm'"),
         ("1.0 ms 2", "must be a number and a unit"),
     ],
 )
