@@ -187,7 +187,7 @@ def report(out: Path) -> None:
     save(out / "timm_calibration.png", calibration_png(timm_rows.latencies_ms, answers, HOST))
     print((out / "timm.md").read_text(), flush=True)
     networks, latencies_ms = timm_rows.pick(range(len(timm_rows.labels)))
-    fitted = fit_device(networks, latencies_ms, timm_rows.group).predictor
+    fitted = fit_device(networks, latencies_ms, timm_rows.group, families=timm_rows.families).predictor
     strangers, measured = data.rows.pick(data.test)
     alien = HeldOut(fitted.predict_ms(strangers), *fitted.interval_ms(strangers, COVERAGE))
     values = {

@@ -460,3 +460,33 @@ def test_a_damaged_card_is_refused(
         (tmp_path / "card.json").write_text(text)
         assert run(monkeypatch, "predictor", "show", str(tmp_path)) == 1
         assert message in capsys.readouterr().err
+
+
+def test_intervals_of_few_rows_are_not_too_narrow(networks: list[tuple[Kernel, ...]], latencies_ms: FloatArray) -> None:
+    inside = []
+    strangers, measured_ms = networks[150:], latencies_ms[150:]
+    for begin in range(0, 96, 12):
+        few = slice(begin, begin + 8)
+        predictor = fit_device(networks[few], noisy(np.array([synthetic_ms(each) for each in networks[few]])), GROUP)
+        lower, upper = predictor.predictor.interval_ms(strangers, 0.8)
+        inside.append(float(((lower <= measured_ms) & (measured_ms <= upper)).mean()))
+    assert 0.65 < np.mean(inside) < 0.97
+
+
+def test_families_left_out_widen_the_intervals(networks: list[tuple[Kernel, ...]]) -> None:
+    """A family here is what the synthetic device does to a kind of network, and to no other."""
+    kin = [str(place % 10) for place in range(60)]
+    factors = np.exp(np.random.default_rng(1).normal(0, 0.2, 10))
+    measured = noisy(np.array([synthetic_ms(each) for each in networks[:60]])) * [factors[int(name)] for name in kin]
+    strangers = networks[60:70]
+
+    def width(families: list[str] | None) -> float:
+        fitted = fit_device(networks[:60], measured, GROUP, families=families).predictor
+        lower, upper = fitted.interval_ms(strangers, 0.8)
+        return float(np.log(upper / lower).mean())
+
+    assert width(kin) > 1.02 * width(None)
+    # one family that is most of the rows says nothing of strangers
+    assert width(["one"] * 50 + kin[50:]) == width(None)
+    with pytest.raises(MvigNasError, match="`families` must have one entry a network, got 2 for 60 networks"):
+        fit_device(networks[:60], measured, GROUP, families=["a", "b"])

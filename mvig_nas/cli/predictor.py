@@ -48,7 +48,7 @@ def fit(logs: tuple[Path, ...], out: Path, start_from: str | None, k_fold: int, 
     log = _read(logs)
     rows = rows_of(log)
     start = _start(start_from)
-    fitted = fit_device(rows.networks, rows.latencies_ms, rows.group, start=start, seed=seed)
+    fitted = fit_device(rows.networks, rows.latencies_ms, rows.group, start=start, families=rows.families, seed=seed)
     evaluation, _ = evaluate(rows, folds(rows, k_fold, seed), start, seed=seed, how=f"{k_fold}-fold")
     values = card(log, fitted, evaluation)
     own = evaluation["figures"][OWN]

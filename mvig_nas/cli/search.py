@@ -2,7 +2,7 @@
 
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ _PROPOSALS_PER_WORKER = 2  # so that few wait for the last of a turn
 @click.option("--cpus-per-worker", type=click.FloatRange(0, min_open=True), help="(ray)  [default: 1]")
 @click.option("--gpus-per-worker", type=click.FloatRange(0), help="May be a fraction (ray).  [default: 0]")
 @click.option(
-    "--evaluation-timeout", type=DURATION, metavar="DURATION", help="Give up a score after so long (ray), e.g. 10m."
+    "--evaluation-timeout", type=DURATION, metavar="DURATION", help="Give up a score after so long (ray), e.g. 10min."
 )
 @click.option(
     "--batch", type=click.IntRange(1),
@@ -112,8 +112,10 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     score = scores.load(options["score"] or scores.DEFAULT, seed=options["seed"], data=data, space=space)
     folder = out or _new_folder(space.name, options)
     began = time.monotonic()
+    # Ray tells of dead workers on standard output, which is for the result
+    told: Any = nullcontext() if options["engine"] == "local" else redirect_stdout(sys.stderr)
     try:
-        with _evaluator(ctx, score, options) as evaluator, Bar("scoring", hidden=as_json) as bar:
+        with told, _evaluator(ctx, score, options) as evaluator, Bar("scoring", hidden=as_json) as bar:
             workers = getattr(evaluator, "workers", None)
             study = run_search(
                 space,

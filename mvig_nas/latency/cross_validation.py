@@ -80,7 +80,8 @@ def hold_out(rows: Rows, parts: Sequence[Places], start: LatencyPredictor | None
         train = [row for row in range(len(rows.labels)) if row not in out]
         networks, latencies_ms = rows.pick(train)
         strangers, _ = rows.pick(part)
-        fitted = fit_device(networks, latencies_ms, rows.group, start=start, seed=seed).predictor
+        kin = [rows.families[row] for row in train]
+        fitted = fit_device(networks, latencies_ms, rows.group, start=start, families=kin, seed=seed).predictor
         answers[OWN][:, part] = fitted.predict_ms(strangers), *fitted.interval_ms(strangers, COVERAGE)
         for name, baseline in BASELINES.items():
             answers[name][0, part] = baseline().fit(networks, latencies_ms).predict_ms(strangers)
@@ -169,9 +170,11 @@ def learning_curve(rows: Rows, start: LatencyPredictor | None, seed: int) -> lis
 
 
 def _score(rows: Rows, train: set[str], test: set[str], start: LatencyPredictor | None, seed: int) -> dict[str, float]:
-    networks, latencies_ms = rows.pick([row for row, label in enumerate(rows.labels) if label in train])
+    fitted_to = [row for row, label in enumerate(rows.labels) if label in train]
+    networks, latencies_ms = rows.pick(fitted_to)
+    kin = [rows.families[row] for row in fitted_to]
     strangers, measured_ms = rows.pick([row for row, label in enumerate(rows.labels) if label in test])
-    fitted = fit_device(networks, latencies_ms, rows.group, start=start, seed=seed).predictor
+    fitted = fit_device(networks, latencies_ms, rows.group, start=start, families=kin, seed=seed).predictor
     found = figures(measured_ms, HeldOut(fitted.predict_ms(strangers), *fitted.interval_ms(strangers, COVERAGE)))
     return {name: found[name] for name in ("median_error", "mape", "within_10_percent", "interval_coverage_80")}
 

@@ -32,7 +32,7 @@ CHIPS: dict[str, str] = {
     "iphone-15-pro": "A17 Pro", "iphone-15-pro-max": "A17 Pro",
 }  # fmt: skip
 _SHARE_COLUMNS = tuple(tuple(1 + FEATURES.index(name) for name in names) for names in SHARES)
-_FEW_ERRORS = 20  # fewer say too little about their own distribution, and the normal one stands in
+_FEW_ERRORS = 20  # fewer say too little about their own distribution, and Student's of their size stands in
 
 
 @dataclass(frozen=True)
@@ -424,9 +424,10 @@ class LatencyPredictor:
     def _quantile(self, coverage: float) -> float:
         count = len(self.calibration_)
         if count < _FEW_ERRORS:
-            from scipy.stats import norm
+            from scipy.stats import t
 
-            return float(norm.ppf(0.5 + coverage / 2))
+            size = max(1.0, float(np.sqrt(np.mean(self.calibration_**2)))) if count else 1.0
+            return size * float(t.ppf(0.5 + coverage / 2, count or np.inf))
         return float(np.quantile(self.calibration_, min(1.0, coverage * (count + 1) / count)))
 
 

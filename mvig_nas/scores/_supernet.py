@@ -6,7 +6,10 @@ The validation split is never read: what chooses an architecture must not be wha
 import json
 import os
 from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,10 +60,16 @@ class SupernetScore:
                 f"{self.trained.digest}; search anew in another folder."
             )
         self.name = f"{PREFIX}{path}@{self.trained.digest}"
+        self._images = data, workers, calibration_images
+        self._place = device
+        self._prepare()
+
+    def _prepare(self) -> None:
+        data, workers, calibration_images = self._images
         rest, held = training_split(self.trained, data)
         recipe = Recipe.from_dict(self.trained.training["recipe"])
         resolution = self.trained.supernet.space.largest.resolution
-        self._device = Process.start(device).device
+        self._device = Process.start(self._place).device
         self._supernet = self.trained.supernet.to(self._device)
         self._held = EvaluationImages(held, recipe.preprocessing, resolution, _BATCH, workers=workers)
         self._calibration = (
@@ -71,6 +80,24 @@ class SupernetScore:
         self._key = f"{self.trained.digest}/{held.digest}/{calibration_images}"
         self._cache_path = self.path.with_name("supernet.scores.jsonl")
         self._cache = self._read_cache()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The weights travel, on the CPU; whoever receives them reads the images anew, and picks its own device."""
+        supernet = self.trained.supernet
+        if self._device.type != "cpu":
+            supernet = deepcopy(supernet).cpu()
+        data, *rest = self._images
+        return {
+            "name": self.name,
+            "path": self.path.absolute(),
+            "trained": replace(self.trained, supernet=supernet),
+            "_images": (data.absolute(), *rest),
+            "_place": self._place,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
 
     def check_space(self, space: SearchSpace) -> None:
         """That all of `space` can be scored.
@@ -95,7 +122,8 @@ class SupernetScore:
         value = top1(network, self._held, architecture.resolution)
         self._cache[architecture.fingerprint] = value
         line = json.dumps({"key": self._key, "fingerprint": architecture.fingerprint, "top1": value})
-        # A folder that cannot be written costs time, not the search.
+        # A folder that cannot be written costs time, not the search. Several processes may append: a line is one write,
+        # and one that is torn all the same is not read.
         with suppress(OSError), self._cache_path.open("a", encoding="utf-8") as file:
             file.write(f"\n{line}")
         return value
