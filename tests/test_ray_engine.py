@@ -28,7 +28,7 @@ from mvig_nas.ray_engine import RayEvaluator
 from mvig_nas.scores import SupernetScore
 from mvig_nas.study import Candidate, Progress, Study, search
 from mvig_nas.train_supernet import train_supernet
-from tests.engine_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, essence, no_costs
+from tests.engine_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, no_costs, timeless
 from tests.images import write_images
 from tests.ray_scores import Deadly, Faulty, Paced, Unloadable, architectures, never
 from tests.tiny_training import PLAN, RECIPE, SPACE
@@ -40,11 +40,6 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 def values(outcomes: Sequence[Outcome]) -> dict[Architecture, tuple[float | None, str | None]]:
     assert len({o.architecture for o in outcomes}) == len(outcomes)
     return {o.architecture: (o.score, o.reason) for o in outcomes}
-
-
-def ordered(study: Study) -> list[tuple[object, ...]]:
-    """What two searches share whose scores were ready in another order."""
-    return [(c.order, *essence(c)[1:]) for c in sorted(study.candidates, key=lambda c: c.order)]
 
 
 def free_port() -> int:
@@ -131,7 +126,7 @@ def test_a_search_by_two_workers_is_the_one_of_this_process() -> None:
         return search(TOY, WidthScore(), SizeLatency(), HALF, evaluations=60, batch=10, costs=no_costs, **changes)
 
     with RayEvaluator(WidthScore(), workers=2) as evaluator:
-        assert ordered(run(evaluator=evaluator, sampler="surrogate")) == ordered(run(sampler="surrogate"))
+        assert timeless(run(evaluator=evaluator, sampler="surrogate")) == timeless(run(sampler="surrogate"))
 
 
 @pytest.mark.usefixtures("local")
@@ -332,7 +327,6 @@ def cluster(alone: None) -> Iterator[Cluster]:  # noqa: ARG001
         cluster.shutdown()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_node_and_a_worker_are_lost_in_the_middle(
     cluster: Cluster, supernet: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -368,7 +362,7 @@ def test_a_node_and_a_worker_are_lost_in_the_middle(
     assert study.winner is not None
     assert whole.winner is not None
     assert study.winner.fingerprint == whole.winner.fingerprint
-    assert ordered(study) == ordered(whole) == ordered(Study.load(tmp_path / "study"))
+    assert timeless(study) == timeless(whole) == timeless(Study.load(tmp_path / "study"))
 
 
 @pytest.mark.slow
@@ -393,7 +387,6 @@ def test_the_last_node_is_lost(tmp_path: Path) -> None:
         cluster.shutdown()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_search_killed_twice_and_resumed_twice(cluster: Cluster, tmp_path: Path) -> None:
     program = """
@@ -431,7 +424,7 @@ with RayEvaluator(score, address=address, workers=3) as evaluator:
     whole = search(
         TOY, WidthScore(), SizeLatency(), HALF, evaluations=60, sampler="evolution", batch=10, costs=no_costs
     )
-    assert ordered(study) == ordered(whole)
+    assert timeless(study) == timeless(whole)
 
 
 @pytest.mark.slow

@@ -213,6 +213,19 @@ class TestTraining:
             assert network.head_dist is not None
             assert torch.allclose(network.head_dist.weight, given.head.weight, atol=1e-8)
 
+    def test_without_classifiers_these_begin_afresh(self, images: LabelledImages, tmp_path: Path) -> None:
+        torch.manual_seed(2)
+        given = build(ARCHITECTURE, 7, distillation=True)
+        start = {
+            name: tensor for name, tensor in given.state_dict().items() if not name.startswith(("head.", "head_d"))
+        }
+        recipe = replace(SHORT, learning_rate=1e-12, min_learning_rate=0.0, weight_decay=0.0)
+        network = train_alone(ARCHITECTURE, images, recipe, tmp_path, start=start)
+        assert network.num_classes == 3
+        weight = given.get_parameter("stem.conv1.conv.weight")
+        assert torch.allclose(network.get_parameter("stem.conv1.conv.weight"), weight, atol=1e-8)
+        assert network.head.weight.std() > 0  # type: ignore[operator, union-attr]
+
     def test_weights_of_another_network_are_refused(self, images: LabelledImages, tmp_path: Path) -> None:
         start = build(SPACE.smallest, 3, distillation=False).state_dict()
         with pytest.raises(MvigNasError, match=r"weights to start from must be the architecture's, got .* for `"):
@@ -312,6 +325,22 @@ class TestCommands:
         exported = run("export", "run", "--out", "run.mlpackage", "--json")
         assert exported.exit_code == 0, exported.output + str(exported.exception)
         assert json.loads(exported.stdout)["difference_fp32"] < 1e-3
+        executed = run("evaluate", "run.mlpackage", *options, "--precision", "float16", "--json")
+        assert executed.exit_code == 0, executed.output + str(executed.exception)
+        assert json.loads(executed.stdout)["accuracy"]["mean"] == accuracy["mean"]
+        some = run("evaluate", "run.mlpackage", *options, "--images", 6, "--json")
+        assert json.loads(some.stdout)["images"] == 6
+
+    def test_fine_tuned_on_other_classes(self, run: Run, folder: Path, tmp_path: Path) -> None:
+        plan = ["--plan", "short", "--epochs", 2, "--batch-size", 12, "--workers", 0]
+        assert run("retrain", "arch.json", "--data", folder, *plan, "--out", "run").exit_code == 0
+        other = write_images(tmp_path / "other", classes=4)
+        done = run("retrain", "run", "--data", other, *plan, "--out", "finer", "--json")
+        assert done.exit_code == 0, done.output + str(done.exception)
+        finer = read_model(Path("finer/model"))
+        assert finer.network.num_classes == 4
+        assert finer.network.architecture == ARCHITECTURE
+        assert finer.about["start"] == {"model": str(Path("run").resolve())}
 
     def test_resumed_from_the_folder_alone(self, run: Run, folder: Path) -> None:
         common = ["--data", folder, "--workers", 0]
@@ -341,6 +370,7 @@ class TestCommands:
                 "must be a file",
             ),
             (["evaluate", "run", "--data", other], "Images must be of the model's classes, got 'class_3'"),
+            (["evaluate", "none.mlpackage", "--data", folder], "no Core ML package at none.mlpackage"),
             (["evaluate", "nothing", "--data", folder], "must hold config.json"),
         ]
         for arguments, message in cases:

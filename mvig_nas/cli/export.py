@@ -1,5 +1,6 @@
 """`mvig-nas export`: Core ML packages, checked against their architectures."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -101,7 +102,11 @@ def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict
         trained = read_model(path / "model" if (path / "model").is_dir() else path)
         network = trained.network
         class_labels = class_labels or trained.classes
-        images = {"mean": trained.preprocessing.mean, "std": trained.preprocessing.std}
+        images = {
+            "mean": trained.preprocessing.mean,
+            "std": trained.preprocessing.std,
+            "metadata": {coreml.PREPROCESSING: json.dumps(trained.preprocessing.to_dict())},
+        }
         weights = f"model {path.name}"
     elif path.suffix in _CHECKPOINTS:
         network = load_reference_checkpoint(path, options["graph_step"])

@@ -1,5 +1,6 @@
 """`mvig-nas retrain` and `mvig-nas evaluate`: a found architecture trained for good, and how good it is."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -32,7 +33,7 @@ _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teache
 
 
 @click.command()
-@click.argument("target", metavar="ARCH", required=False)
+@click.argument("target", metavar="ARCH|MODEL", required=False)
 @data_option()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one]")
 @click.option("--resume", is_flag=True, help="Go on with the training in --out, as it was asked for.")
@@ -55,8 +56,9 @@ _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teache
 def retrain(ctx: click.Context, /, **options: Any) -> None:
     """Train ARCH (a preset, or JSON such as a run's winner.json) by itself, with a teacher, on the images in --data.
 
-    The folder's `model` then holds config.json and model.safetensors, which timm, `mvig-nas evaluate` and `mvig-nas
-    export` read. On several GPUs: torchrun --nproc-per-node 8 -m mvig_nas retrain ...
+    A MODEL, a folder that this command left, is trained on, with new classifiers where the classes are others. The
+    run's `model` then holds config.json and model.safetensors, which timm, `mvig-nas evaluate` and `mvig-nas export`
+    read. On several GPUs: torchrun --nproc-per-node 8 -m mvig_nas retrain ...
     """
     from mvig_nas.architecture import Architecture
     from mvig_nas.image_data import check_same_classes, hold_out, read_split
@@ -79,7 +81,7 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
     check_same_classes(train_images, val_images)
     if plan.recipe.hold_out:
         train_images, _ = hold_out(train_images, plan.recipe.hold_out)
-    start = _start(asked["from_supernet"], architecture, train_images.classes)
+    start = _start(asked["start"], architecture, train_images.classes)
     process, execution = execution_of(options)
     teacher = _teacher(plan, asked, train_images.classes, process.device)
     if process.is_first and not options["resume"]:
@@ -95,7 +97,7 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
                 teacher=teacher,
                 distillation=plan.distillation,
                 start=start,
-                labels=None if start is None else {"from_supernet": asked["from_supernet"]},
+                labels=asked["start"],
                 process=process,
                 execution=execution,
                 workers=options["workers"],
@@ -117,7 +119,7 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
         "accuracy": {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()},
         "plan": plan.to_dict(),
         "teacher": None if teacher is None else teacher.to_dict(),
-        "from_supernet": asked["from_supernet"],
+        "start": asked["start"],
         "images": train_images.digest,
     }
     write_model(folder / _MODEL, TrainedModel(network.cpu(), train_images.classes, images, about))
@@ -125,45 +127,44 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), metavar="FOLDER")
+@click.argument("model", type=click.Path(path_type=Path), metavar="FOLDER|PACKAGE")
 @data_option(help="Folder with val/CLASS/*.jpg.")
+@click.option(
+    "--images", "count", type=click.IntRange(1), help="So many of them, each class in proportion.  [default: all]"
+)
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
 )
 @click.option("--torch-device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, or a GPU if any.")
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images.")
 @device_option()
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write classes.csv and confusion.png there."
-)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="For classes.csv and confusion.png.")
 @json_option()
 def evaluate(model: Path, as_json: bool, **options: Any) -> None:
-    """Top-1 and top-5 of the model in FOLDER (as `retrain` leaves it) on the validation images, with its latency."""
+    """Top-1 and top-5 of a trained model on the validation images, with its predicted latency.
+
+    FOLDER is one that `retrain` left. A PACKAGE is a classifier's .mlpackage: its program is executed here, operation
+    by operation, not by Core ML, so expect a second an image.
+    """
     from mvig_nas.cli._inputs import load_latency
     from mvig_nas.cli._output import print_json, print_table
-    from mvig_nas.image_data import check_classes, read_split
-    from mvig_nas.model_folder import read_model
-    from mvig_nas.training_loop import PRECISIONS, Process
+    from mvig_nas.image_data import read_split, subset
+    from mvig_nas.latency.card import plain
 
-    trained = read_model(model / _MODEL if (model / _MODEL).is_dir() else model)
     images = read_split(options["data"], "val")
-    check_classes(images, trained.classes)
-    architecture = trained.network.architecture
-    network = trained.network.to(Process.start(options["torch_device"]).device)
-    found = _measured(
-        network, images, trained.preprocessing, architecture.resolution, options["workers"],
-        PRECISIONS[options["precision"]],
-    )  # fmt: skip
+    if options["count"] is not None:
+        images = subset(images, options["count"])
+    architecture, classes, found = (_of_package if model.suffix == ".mlpackage" else _of_folder)(model, images, options)
     latency = load_latency(options["device"])
     low, high = latency.interval_ms([architecture], 0.8)
     latency_ms = float(latency.predict_ms([architecture])[0])
     if options["out"] is not None:
-        _write_evaluation(options["out"], found["mean"], trained.classes)
+        _write_evaluation(options["out"], found["mean"], classes)
     if as_json:
         print_json(
             {
                 "accuracy": {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()},
-                "by_class": dict(zip(trained.classes, found["mean"].by_class.tolist(), strict=True)),
+                "by_class": dict(zip(classes, plain(found["mean"].by_class.tolist()), strict=True)),
                 "images": len(images),
                 "device": options["device"],
                 "predicted_latency_ms": latency_ms,
@@ -172,7 +173,8 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
         )
         return
     print_table(f"{len(images)} images, {options['precision']}", ["", "top-1", "top-5"], _rows(found))
-    worst = sorted(zip(found["mean"].by_class.tolist(), trained.classes, strict=True))[:3]
+    shares = zip(found["mean"].by_class.tolist(), classes, strict=True)
+    worst = sorted((share, name) for share, name in shares if math.isfinite(share))[:3]
     click.echo("Hardest classes: " + ", ".join(f"{name} {share:.1%}" for share, name in worst) + ".")
     click.echo(
         f"Predicted {latency_ms:.3f} ms on {options['device']} at {architecture.resolution} px, 80 % interval "
@@ -180,28 +182,71 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     )
 
 
+_Evaluated = tuple["Architecture", tuple[str, ...], "dict[str, Accuracy]"]
+
+
+def _of_folder(model: Path, images: Any, options: dict[str, Any]) -> _Evaluated:
+    from mvig_nas.image_data import check_classes
+    from mvig_nas.model_folder import read_model
+    from mvig_nas.training_loop import PRECISIONS, Process
+
+    trained = read_model(_model_folder(model))
+    check_classes(images, trained.classes)
+    architecture = trained.network.architecture
+    network = trained.network.to(Process.start(options["torch_device"]).device)
+    found = _measured(
+        network, images, trained.preprocessing, architecture.resolution, options["workers"],
+        PRECISIONS[options["precision"]],
+    )  # fmt: skip
+    return architecture, trained.classes, found
+
+
+def _of_package(package: Path, images: Any, options: dict[str, Any]) -> _Evaluated:
+    from mvig_nas import coreml
+    from mvig_nas.architecture import Architecture
+    from mvig_nas.errors import MvigNasError
+    from mvig_nas.measure import package_target
+
+    if options["precision"] == "bfloat16":
+        raise MvigNasError("a package is executed in float16 or float32, got bfloat16; take one of them.")
+    network = package_target(package).network
+    if not isinstance(network, Architecture):
+        raise MvigNasError(f"a package to evaluate must name its architecture, got none in {package}; export it again.")
+    found = coreml.package_accuracy(package, images, precision=options["precision"], workers=options["workers"])
+    return network, images.classes, {"mean": found}
+
+
 def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     """What a new training is to be, as plain values."""
     from dataclasses import replace
 
     from mvig_nas.cli._inputs import load_architecture, load_plan
+    from mvig_nas.model_folder import read_model
 
     if options["target"] is None:
         raise click.UsageError("name an architecture, or --resume a training.", ctx)
-    architecture = load_architecture(options["target"])
+    target, supernet = Path(options["target"]), options["from_supernet"]
+    start = {} if supernet is None else {"supernet": str(supernet.resolve())}
+    if target.is_dir():
+        if supernet is not None:
+            raise click.UsageError("--from-supernet is for an architecture, a model has weights.", ctx)
+        architecture = read_model(_model_folder(target)).network.architecture
+        start = {"model": str(target.resolve())}
+    else:
+        architecture = load_architecture(options["target"])
     if options["resolution"] is not None:
         architecture = replace(architecture, resolution=options["resolution"])
     given = {name: options[name] for name in recipe_names(retrain) if options[name] is not None}
     taught = {name: options[name] for name in ("teacher", "kind", "share", "temperature") if options[name] is not None}
     plan = load_plan(options["plan_name"], given, taught)
-    checkpoint, supernet = options["teacher_checkpoint"], options["from_supernet"]
+    checkpoint = options["teacher_checkpoint"]
     return {
-        "name": Path(options["target"]).stem,
+        "name": target.stem,
         "architecture": architecture.to_dict(),
         "plan": plan.to_dict(),
         "teacher_checkpoint": None if checkpoint is None else str(checkpoint),
         "teacher_resolution": options["teacher_resolution"],
-        "from_supernet": None if supernet is None else str(supernet),
+        "start": start,
     }
 
 
@@ -250,20 +295,32 @@ def _teacher(plan: "Plan", asked: dict[str, Any], classes: tuple[str, ...], devi
     )
 
 
-def _start(path: str | None, architecture: "Architecture", classes: tuple[str, ...]) -> Any:
-    """Weights of a supernet's sub-network; None without a supernet."""
-    if path is None:
-        return None
+def _start(asked: dict[str, str], architecture: "Architecture", classes: tuple[str, ...]) -> Any:
+    """Weights of a model, without its classifiers where the classes are others, or of a supernet's sub-network."""
     from mvig_nas.errors import MvigNasError
+    from mvig_nas.model_folder import read_model
     from mvig_nas.supernet import load_supernet
 
-    trained = load_supernet(Path(path))
+    if "model" in asked:
+        model = read_model(_model_folder(Path(asked["model"])))
+        weights = model.network.state_dict()
+        if model.classes != classes:
+            weights = {name: each for name, each in weights.items() if not name.startswith(("head.", "head_dist."))}
+        return weights
+    if "supernet" not in asked:
+        return None
+    trained = load_supernet(Path(asked["supernet"]))
     if trained.classes != classes:
         raise MvigNasError(
-            f"a supernet to start from must know the images' classes, got {len(trained.classes)} others in {path}; "
-            "train one on these images, or start afresh."
+            f"a supernet to start from must know the images' classes, got {len(trained.classes)} others in "
+            f"{asked['supernet']}; train one on these images, or start afresh."
         )
     return trained.supernet.extract(architecture).state_dict()
+
+
+def _model_folder(path: Path) -> Path:
+    """The model in a run's folder, or the folder itself."""
+    return path / _MODEL if (path / _MODEL).is_dir() else path
 
 
 def _measured(network: Any, images: Any, preprocessing: Any, resolution: int, workers: int, dtype: Any = None) -> Any:

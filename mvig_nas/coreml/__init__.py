@@ -1,5 +1,6 @@
 """Core ML: export a network as an `.mlpackage`, read the saved package back, execute its program in torch, check it."""
 
+from mvig_nas.coreml._accuracy import PREPROCESSING, package_accuracy
 from mvig_nas.coreml._bulk import MANIFEST, Bulk, BulkOptions, BulkProgress, export_all, read_manifest
 from mvig_nas.coreml._compare import Comparison
 from mvig_nas.coreml._execute import execute
@@ -9,6 +10,7 @@ from mvig_nas.coreml._verify import Verification, verify
 
 __all__ = [
     "MANIFEST",
+    "PREPROCESSING",
     "Bulk",
     "BulkOptions",
     "BulkProgress",
@@ -19,6 +21,7 @@ __all__ = [
     "export",
     "export_all",
     "operations",
+    "package_accuracy",
     "read_labels",
     "read_manifest",
     "untrained",

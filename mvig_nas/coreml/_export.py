@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -76,6 +76,7 @@ def export(
     minimum_deployment_target: str = "iOS16",
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
+    metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     check: Callable[[Path], object] | None = None,
     staging: Path | None = None,
@@ -95,6 +96,7 @@ def export(
         minimum_deployment_target: `iOS16`, `iOS17` or `iOS18`.
         mean: of each channel, on a scale of 0 to 1; for `image` only.
         std: likewise, above 0.
+        metadata: what else the package's metadata should hold, by name.
         overwrite: whether a package already at `path` may be replaced.
         check: called with the finished package before it appears at `path`, such as a `verify`; if it raises, nothing
             is written and a package already there stays.
@@ -124,6 +126,8 @@ def export(
         spec = model.get_spec()
         normalisation = f"mean {tuple(mean)}, std {tuple(std)}" if input_kind == "image" else "none: done by the caller"
         _describe(spec, network, weights, normalisation, str(coremltools.__version__))
+        for key, value in (metadata or {}).items():
+            spec.description.metadata.userDefined[METADATA_PREFIX + key] = value
         finished = building / path.name
         with _tools.quiet():
             coremltools.utils.save_spec(spec, str(finished), weights_dir=model.weights_dir)

@@ -18,6 +18,7 @@ from mvig_nas.teacher import Teacher
 from mvig_nas.training_loop import Execution, Process, Progress, Recipe, train
 
 _WEIGHTS_SEED = 3
+_CLASSIFIERS = ("head.", "head_dist.")
 
 
 def train_alone(
@@ -46,8 +47,8 @@ def train_alone(
         folder: of the checkpoint and the log.
         teacher: its logits are learnt from; None for the labels alone.
         distillation: what is learnt from the teacher.
-        start: a network's weights to begin with, such as a supernet's slices, in place of fresh ones. The second
-            classifier may be missing there and is then a copy of the first.
+        start: a network's weights to begin with, such as a supernet's slices, in place of fresh ones. A second
+            classifier that is missing there is a copy of the first; where both are, they begin afresh.
         labels: plain values that name `start`, so that a resumed training is the same.
 
     Raises:
@@ -96,19 +97,18 @@ def train_alone(
 
 @torch.no_grad()
 def _start_from(network: MobileViG, start: Mapping[str, Tensor]) -> None:
-    own = network.state_dict()
-    copied = {
-        name: start[name.replace("head_dist", "head", 1)]
-        if name not in start and "head_dist" in name
-        else start.get(name)
-        for name in own
-    }
-    for name, tensor in own.items():
-        given = copied[name]
+    weights: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        given = start.get(name)
+        if given is None and name.startswith("head_dist."):
+            given = start.get(name.replace("head_dist", "head", 1))
+        if given is None and name.startswith(_CLASSIFIERS):
+            given = tensor
         if given is None or given.shape != tensor.shape:
             found = "none" if given is None else f"one of shape {tuple(given.shape)}"
             raise MvigNasError(
                 f"the weights to start from must be the architecture's, got {found} for `{name}` of shape "
                 f"{tuple(tensor.shape)}; take those of a network or supernet that holds it, with as many classes."
             )
-    network.load_state_dict({name: cast(Tensor, tensor) for name, tensor in copied.items()})
+        weights[name] = given
+    network.load_state_dict(weights)
