@@ -15,6 +15,7 @@ from timm.task.token_distillation import TokenDistillationTask
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mvig_nas.architecture import Architecture
 from mvig_nas.cli import cli
 from mvig_nas.cli._inputs import load_plan
 from mvig_nas.errors import MvigNasError
@@ -22,7 +23,7 @@ from mvig_nas.evaluation import accuracies
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, TrainingImages, read_split
 from mvig_nas.model_folder import read_model
 from mvig_nas.network import build
-from mvig_nas.retrain import ClassificationStep, Distillation, Plan, teacher_loss, train_alone
+from mvig_nas.retrain import ClassificationStep, Distillation, Plan, TeacherCache, teacher_loss, train_alone
 from mvig_nas.supernet import Supernet
 from mvig_nas.teacher import Teacher, load_teacher
 from tests.images import write_images
@@ -117,7 +118,7 @@ def test_the_loss_is_the_papers_and_timms(kind: str, mixed: bool) -> None:
     targets = 0.7 * F.one_hot(labels, 10) + 0.3 * F.one_hot(labels.roll(1), 10) if mixed else labels
     distillation = Distillation(kind, 0.3, 2.5)
     model = _Fixed(logits, distilled)
-    step = ClassificationStep(model, 0.1, lambda _: taught, distillation)  # type: ignore[arg-type]
+    step = ClassificationStep(model, 0.1, lambda *_: taught, distillation)  # type: ignore[arg-type]
     losses: list[Tensor] = []
     values = step(torch.zeros(8, 3, 4, 4), targets, losses.append)
 
@@ -160,7 +161,7 @@ def test_no_gradient_reaches_the_teacher_and_a_share_of_one_leaves_the_labels_ou
     teacher_loss(student, taught, Distillation("soft", 0.5, 1.0)).backward()  # type: ignore[no-untyped-call]
     assert taught.grad is None
     model = _Fixed(torch.randn(4, 5), torch.randn(4, 5))
-    step = ClassificationStep(model, 0.1, lambda _: taught, Distillation(share=1.0))  # type: ignore[arg-type]
+    step = ClassificationStep(model, 0.1, lambda *_: taught, Distillation(share=1.0))  # type: ignore[arg-type]
     losses: list[Tensor] = []
     step(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.long), losses.append)
     gradient, distilled = torch.autograd.grad(losses[0], [model.logits, model.distilled])
@@ -230,6 +231,64 @@ class TestTraining:
         start = build(SPACE.smallest, 3, distillation=False).state_dict()
         with pytest.raises(MvigNasError, match=r"weights to start from must be the architecture's, got .* for `"):
             train_alone(ARCHITECTURE, images, SHORT, tmp_path, start=start)
+
+
+class TestTeacherCache:
+    @pytest.mark.parametrize("kind", ["hard", "soft"])
+    def test_the_teacher_is_asked_once_for_all_trainings(
+        self, images: LabelledImages, teacher: Teacher, tmp_path: Path, kind: str
+    ) -> None:
+        asked: list[int] = []
+        teacher.network.register_forward_hook(lambda *_: asked.append(1))
+        recipe = replace(SHORT, mixup=0.3, micro_batch_size=6)
+
+        def weights(name: str, architecture: Architecture = ARCHITECTURE, **changes: Any) -> dict[str, Tensor]:
+            network = train_alone(
+                architecture, images, replace(recipe, **changes), tmp_path / name, teacher=teacher,
+                distillation=Distillation(kind), teacher_cache=tmp_path / "cache",
+            )  # fmt: skip
+            return network.state_dict()
+
+        cold = weights("cold")
+        first = len(asked)
+        assert first == 2 * 6  # epochs, micro-batches
+        warm = weights("warm")
+        assert all(torch.equal(cold[name], warm[name]) for name in cold)
+        weights("other", SPACE.smallest)
+        weights("longer", learning_rate=1e-3)
+        assert len(asked) == first
+        weights("seed", seed=1)
+        assert len(asked) == 2 * first
+        weights("epochs", epochs=3)  # the first two epochs are there
+        assert len(asked) == 2 * first + 6
+        assert len(list((tmp_path / "cache").iterdir())) == 2
+
+    def test_it_learns_what_it_would_learn_without(
+        self, images: LabelledImages, teacher: Teacher, tmp_path: Path
+    ) -> None:
+        for kind, tolerance in (("hard", 0.0), ("soft", 2e-2)):
+            found = [
+                train_alone(
+                    ARCHITECTURE, images, SHORT, tmp_path / f"{kind}{cache}", teacher=teacher,
+                    distillation=Distillation(kind), teacher_cache=tmp_path / "cache" if cache else None,
+                ).state_dict()
+                for cache in (False, True)
+            ]  # fmt: skip
+            for name, tensor in found[0].items():
+                assert torch.allclose(tensor.float(), found[1][name].float(), rtol=0, atol=tolerance), name
+
+    def test_too_little_room_is_told_before_the_training(
+        self, images: LabelledImages, teacher: Teacher, tmp_path: Path
+    ) -> None:
+        stream = TrainingImages(images, SHORT.preprocessing, 32, 12, 0)
+        with pytest.raises(MvigNasError, match=r"need room, .* GB for the whole training, got .*; make room"):
+            TeacherCache(
+                teacher, tmp_path, stream=stream, recipe=SHORT, resolution=32, micro_batches=10**13,
+                distillation=Distillation("soft"),
+            )  # fmt: skip
+        (tmp_path / "file").write_text("")
+        with pytest.raises(MvigNasError, match="answers must be writable"):
+            train_alone(ARCHITECTURE, images, SHORT, tmp_path / "run", teacher=teacher, teacher_cache=tmp_path / "file")
 
 
 class TestRepeatedAugmentation:

@@ -76,7 +76,8 @@ class PixelStep:
         self.starts.append(step)
         return False
 
-    def __call__(self, images: Tensor, targets: Tensor, backward: Backward) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, backward: Backward, number: int = 0) -> dict[str, Tensor]:
+        del number
         self.targets.append(targets)
         loss = nn.functional.cross_entropy(self.model(images), targets)
         if self.spoil is not None:
@@ -118,8 +119,8 @@ class ParallelStep(SupernetStep):
         self.before(step)
         return super().start(step, steps, optimizer)
 
-    def __call__(self, images: Tensor, targets: Tensor, backward: Backward) -> dict[str, Tensor]:
-        return super().__call__(self.spoil(self.at, images), targets, backward)
+    def __call__(self, images: Tensor, targets: Tensor, backward: Backward, number: int = 0) -> dict[str, Tensor]:
+        return super().__call__(self.spoil(self.at, images), targets, backward, number)
 
 
 def train_parallel(step: ParallelStep, images: LabelledImages, folder: Path, **options: Any) -> Outcome:

@@ -46,6 +46,8 @@ _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teache
 @click.option("--teacher-checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Its weights; without it timm downloads them.")  # fmt: skip
 @click.option("--teacher-resolution", type=click.IntRange(32), help="What it sees images at.  [default: its own]")
+@click.option("--teacher-cache", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+    help="Keep its answers for other trainings of the same recipe.")  # fmt: skip
 @click.option("--distillation", "kind", type=click.Choice(["hard", "soft"]), help="Learn its classes or probabilities.")
 @click.option("--teacher-share", "share", type=click.FloatRange(0, 1), help="Of the loss.")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of soft distillation.")
@@ -96,6 +98,7 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
                 folder,
                 teacher=teacher,
                 distillation=plan.distillation,
+                teacher_cache=None if asked["teacher_cache"] is None else Path(asked["teacher_cache"]),
                 start=start,
                 labels=asked["start"],
                 process=process,
@@ -246,6 +249,7 @@ def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
         "plan": plan.to_dict(),
         "teacher_checkpoint": None if checkpoint is None else str(checkpoint),
         "teacher_resolution": options["teacher_resolution"],
+        "teacher_cache": None if options["teacher_cache"] is None else str(options["teacher_cache"].resolve()),
         "start": start,
     }
 

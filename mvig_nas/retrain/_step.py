@@ -11,7 +11,8 @@ from mvig_nas.retrain._distillation import Distillation, teacher_loss
 from mvig_nas.train_supernet import classification
 from mvig_nas.training_loop import Backward
 
-Teacher = Callable[[Tensor], Tensor]  # normalised images (B, 3, R, R) to logits (B, classes)
+# normalised images (B, 3, R, R) and the micro-batch's number to logits (B, classes)
+AskTeacher = Callable[[Tensor, int], Tensor]
 
 
 class ClassificationStep:
@@ -28,7 +29,7 @@ class ClassificationStep:
         self,
         network: MobileViG,
         label_smoothing: float,
-        teacher: Teacher | None = None,
+        teacher: AskTeacher | None = None,
         distillation: Distillation | None = None,
     ) -> None:
         self.model = network
@@ -43,7 +44,7 @@ class ClassificationStep:
         del step, steps, optimizer
         return False
 
-    def __call__(self, images: Tensor, targets: Tensor, backward: Backward) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, backward: Backward, number: int = 0) -> dict[str, Tensor]:
         """The backward pass of one micro-batch."""
         labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
         if self.teacher is None:
@@ -51,7 +52,7 @@ class ClassificationStep:
             loss = classification(logits, targets, self.label_smoothing)
             backward(loss)
             return {"loss": loss.detach(), "top1": _share(logits, labels)}
-        taught = self.teacher(images)
+        taught = self.teacher(images, number)
         logits, distilled = cast(tuple[Tensor, Tensor], self.model(images))
         loss_labels = classification(logits, targets, self.label_smoothing)
         loss_teacher = teacher_loss(distilled, taught, self.distillation)

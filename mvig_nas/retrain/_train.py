@@ -13,9 +13,10 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, TrainingImages, seeded
 from mvig_nas.network import MobileViG, build
 from mvig_nas.retrain._distillation import Distillation
-from mvig_nas.retrain._step import ClassificationStep
+from mvig_nas.retrain._step import AskTeacher, ClassificationStep
+from mvig_nas.retrain._teacher_cache import TeacherCache
 from mvig_nas.teacher import Teacher
-from mvig_nas.training_loop import Execution, Process, Progress, Recipe, train
+from mvig_nas.training_loop import Execution, Process, Progress, Recipe, steps_of, train
 
 _WEIGHTS_SEED = 3
 _CLASSIFIERS = ("head.", "head_dist.")
@@ -29,6 +30,7 @@ def train_alone(
     *,
     teacher: Teacher | None = None,
     distillation: Distillation | None = None,
+    teacher_cache: Path | None = None,
     start: Mapping[str, Tensor] | None = None,
     labels: Mapping[str, Any] | None = None,
     process: Process | None = None,
@@ -47,6 +49,7 @@ def train_alone(
         folder: of the checkpoint and the log.
         teacher: its logits are learnt from; None for the labels alone.
         distillation: what is learnt from the teacher.
+        teacher_cache: folder where its answers are kept for other trainings; see `TeacherCache`.
         start: a network's weights to begin with, such as a supernet's slices, in place of fresh ones. A second
             classifier that is missing there is a copy of the first; where both are, they begin afresh.
         labels: plain values that name `start`, so that a resumed training is the same.
@@ -79,8 +82,22 @@ def train_alone(
         identity |= {"teacher": teacher.to_dict(), "distillation": asdict(distillation)}
     if labels:
         identity["labels"] = dict(labels)
+    ask: AskTeacher | None = None
+    if teacher is not None and distillation is not None:
+        ask = _without_number(teacher)
+        if teacher_cache is not None:
+            ask = TeacherCache(
+                teacher,
+                teacher_cache,
+                stream=stream,
+                recipe=recipe,
+                resolution=architecture.resolution,
+                micro_batches=steps_of(stream, recipe) * recipe.micro_batches,
+                distillation=distillation,
+            )
+            identity["teacher_cache"] = True  # its answers are rounded
     outcome = train(
-        ClassificationStep(network, recipe.label_smoothing, teacher, distillation),
+        ClassificationStep(network, recipe.label_smoothing, ask, distillation),
         stream,
         recipe,
         folder,
@@ -93,6 +110,14 @@ def train_alone(
     trained = cast(MobileViG, outcome.model)
     trained.set_distilled_training(enable=False)
     return trained
+
+
+def _without_number(teacher: Teacher) -> AskTeacher:
+    def ask(images: Tensor, number: int) -> Tensor:
+        del number
+        return teacher(images)
+
+    return ask
 
 
 @torch.no_grad()

@@ -65,8 +65,9 @@ class SupernetStep:
             self.model.sort_channels(optimizer)
         return begins
 
-    def __call__(self, images: Tensor, targets: Tensor, backward: Backward) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, backward: Backward, number: int = 0) -> dict[str, Tensor]:
         """Backward passes of all of the step's sub-networks; the first one's loss is the one that is watched."""
+        del number
         largest = self.networks[0]
         logits = self._logits(images, largest)
         loss = classification(logits, targets, self.label_smoothing)

@@ -61,8 +61,11 @@ class Step(Protocol):
         average and the guard then begin anew.
         """
 
-    def __call__(self, images: Tensor, targets: Tensor, backward: Backward) -> dict[str, Tensor]:
-        """Scalars of one micro-batch; targets (B,) numbers or (B, classes) shares."""
+    def __call__(self, images: Tensor, targets: Tensor, backward: Backward, number: int) -> dict[str, Tensor]:
+        """Scalars of one micro-batch, the `number`th of the training; targets (B,) numbers or (B, classes) shares.
+
+        Equal numbers have equal images, augmented and mixed, in all trainings of one recipe.
+        """
 
 
 class StopTraining(MvigNasError):  # noqa: N818 - it is no error
@@ -324,7 +327,7 @@ class _Run:
                 with seeded(recipe.seed, _MIXUP_SEED, number):
                     images, targets = self.mixup(images, targets)
             with seeded(recipe.seed, _STEP_SEED, number), self.autocast:
-                for name, value in self.take_step(images, targets, backward).items():
+                for name, value in self.take_step(images, targets, backward, number).items():
                     sums[name] = sums[name] + value if name in sums else value
         process.sum_gradients(self.model)
         means = process.sum(torch.stack([value.float() for value in sums.values()])) / recipe.micro_batches
