@@ -26,6 +26,7 @@ from mvig_nas.network import build
 from mvig_nas.retrain import ClassificationStep, Distillation, Plan, TeacherCache, teacher_loss, train_alone
 from mvig_nas.supernet import Supernet
 from mvig_nas.teacher import Teacher, load_teacher
+from mvig_nas.training_loop import Execution
 from tests.images import write_images
 from tests.test_teacher import TINY, saved
 from tests.tiny_training import RECIPE, SPACE
@@ -226,6 +227,16 @@ class TestTraining:
         weight = given.get_parameter("stem.conv1.conv.weight")
         assert torch.allclose(network.get_parameter("stem.conv1.conv.weight"), weight, atol=1e-8)
         assert network.head.weight.std() > 0  # type: ignore[operator, union-attr]
+
+    @pytest.mark.slow  # compiling takes a minute
+    def test_a_compiled_network_learns_the_same(self, images: LabelledImages, tmp_path: Path) -> None:
+        recipe = replace(SHORT, ema_decay=0.5, optimizer="sgd", learning_rate=0.02)
+        found = [
+            train_alone(ARCHITECTURE, images, recipe, tmp_path / str(compiled), execution=Execution(compiled=compiled))
+            for compiled in (False, True)
+        ]
+        for (name, mine), theirs in zip(found[0].named_parameters(), found[1].parameters(), strict=True):
+            assert torch.allclose(mine, theirs, rtol=0, atol=1e-3), name
 
     def test_weights_of_another_network_are_refused(self, images: LabelledImages, tmp_path: Path) -> None:
         start = build(SPACE.smallest, 3, distillation=False).state_dict()

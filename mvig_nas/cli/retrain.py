@@ -53,6 +53,7 @@ _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teache
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of soft distillation.")
 @click.option("--from-supernet", type=click.Path(path_type=Path), metavar="PATH", help="Begin with its weights.")
 @with_options(EXECUTION_OPTIONS)
+@click.option("--compile", "compiled", is_flag=True, help="Let torch compile the network first.")
 @json_option()
 @click.pass_context
 def retrain(ctx: click.Context, /, **options: Any) -> None:
@@ -62,6 +63,8 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
     run's `model` then holds config.json and model.safetensors, which timm, `mvig-nas evaluate` and `mvig-nas export`
     read. On several GPUs: torchrun --nproc-per-node 8 -m mvig_nas retrain ...
     """
+    from dataclasses import replace
+
     from mvig_nas.architecture import Architecture
     from mvig_nas.image_data import check_same_classes, hold_out, read_split
     from mvig_nas.model_folder import TrainedModel, write_model
@@ -85,6 +88,7 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
         train_images, _ = hold_out(train_images, plan.recipe.hold_out)
     start = _start(asked["start"], architecture, train_images.classes)
     process, execution = execution_of(options)
+    execution = replace(execution, compiled=options["compiled"])
     teacher = _teacher(plan, asked, train_images.classes, process.device)
     if process.is_first and not options["resume"]:
         _write_asked(folder, asked)

@@ -81,6 +81,7 @@ class Execution:
         channels_last: memory layout that GPUs are faster with.
         checkpoint_minutes: time between checkpoints.
         stop_after: number of steps after which to save and stop, as if a signal had come.
+        compiled: whether torch compiles the model first, which takes a minute; for single networks.
 
     Raises:
         MvigNasError: a value out of range.
@@ -90,6 +91,7 @@ class Execution:
     channels_last: bool = False
     checkpoint_minutes: float = 10.0
     stop_after: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -216,6 +218,8 @@ class _Run:
             self._restore(read_checkpoint(self.folder))
         else:
             self._begin()
+        if self.execution.compiled:
+            self.model.compile()
         if self.process.is_first:
             remove_unfinished(self.folder)
         stop_at = math.inf if self.execution.stop_after is None else self.done + self.execution.stop_after
