@@ -327,6 +327,15 @@ def cluster(alone: None) -> Iterator[Cluster]:  # noqa: ARG001
         cluster.shutdown()
 
 
+def _is_on(pid: int, node: Any) -> bool:
+    """Whether a process is a worker of the node: a child of its raylet."""
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return False
+    return bool(parent == node.all_processes["raylet"][0].process.pid)
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_node_and_a_worker_are_lost_in_the_middle(
     cluster: Cluster, supernet: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -350,14 +359,22 @@ def test_a_node_and_a_worker_are_lost_in_the_middle(
     (supernet / "supernet.scores.jsonl").unlink()
     slow = Paced(SupernetScore(supernet, images, calibration_images=12), tmp_path / "began")
     with RayEvaluator(slow, address=cluster.address, workers=3) as evaluator:
+        broken: list[str] = []
 
         def break_things(progress: Progress) -> None:
-            if progress.evaluated == 7:
-                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-            if progress.evaluated == 20:
-                os.kill(int((tmp_path / "began").read_text().splitlines()[-1]), signal.SIGKILL)
+            workers = [int(pid) for pid in (tmp_path / "began").read_text().split()]
+            if progress.evaluated >= 7 and not broken:
+                # one that is still starting would not be missed
+                node = next((node for node in cluster.worker_nodes if any(_is_on(pid, node) for pid in workers)), None)
+                if node is not None:
+                    cluster.remove_node(node, allow_graceful=False)
+                    broken.append("a node")
+            elif progress.evaluated >= 20 and broken == ["a node"]:
+                os.kill(next(pid for pid in reversed(workers) if Path(f"/proc/{pid}").exists()), signal.SIGKILL)
+                broken.append("a worker")
 
         study = run(slow, evaluator=evaluator, folder=tmp_path / "study", on_candidate=break_things)
+    assert broken == ["a node", "a worker"]
     assert caplog.text.count("a worker died") == 2
     assert study.winner is not None
     assert whole.winner is not None
