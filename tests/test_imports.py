@@ -39,6 +39,7 @@ ORDER = (
     "optuna_engine",
     "study",
     "ray_engine",
+    "ray_tune",
     "coreml",
     "measure",
     "ranking",

@@ -1,8 +1,9 @@
 """Study: one search, its candidates, front and winner; durable, resumable, and the same for the same seed."""
 
 from mvig_nas.engine import FAILED, FEASIBLE, INFEASIBLE, Candidate, Latency, Score, pareto_front
+from mvig_nas.study._attainable import attainable
 from mvig_nas.study._journal import FILE_NAME
-from mvig_nas.study._samplers import SAMPLERS
+from mvig_nas.study._samplers import SAMPLERS, engine_of, resolve
 from mvig_nas.study._search import Progress, kernel_costs, search
 from mvig_nas.study._study import CANDIDATES_FILE_NAME, Settings, Study
 
@@ -19,7 +20,10 @@ __all__ = [
     "Score",
     "Settings",
     "Study",
+    "attainable",
+    "engine_of",
     "kernel_costs",
     "pareto_front",
+    "resolve",
     "search",
 ]
