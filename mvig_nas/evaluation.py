@@ -79,8 +79,7 @@ def top1(network: nn.Module, images: EvaluationImages | Sequence[tuple[Tensor, T
     right, count = 0, 0
     for batch, targets in images:
         logits = network(resized(batch.to(device), resolution))
-        if not torch.isfinite(logits).all():
-            raise MvigNasError("logits must be finite, got NaN or infinity; the weights have diverged, train anew.")
+        _check_finite(logits)
         right += int((logits.argmax(dim=1).cpu() == targets).sum())
         count += len(targets)
     return right / count
@@ -108,6 +107,26 @@ class Accuracy:
         return shares
 
 
+class Tally:
+    """Counts of right and wrong answers of one classifier, batch by batch."""
+
+    def __init__(self, classes: int) -> None:
+        self._confusion = np.zeros((classes, classes), dtype=np.int64)
+        self._within = 0
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Logits (B, classes), or anything that orders them alike, and targets (B,); at least one in all."""
+        np.add.at(self._confusion, (targets.numpy(), logits.argmax(dim=1).numpy()), 1)
+        best = logits.topk(5 if logits.shape[1] > 5 else 1, dim=1).indices
+        self._within += int((best == targets[:, None]).any(dim=1).sum())
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Of what was added."""
+        total = int(self._confusion.sum())
+        return Accuracy(float(np.trace(self._confusion) / total), self._within / total, self._confusion)
+
+
 @torch.no_grad()
 def accuracies(
     network: MobileViG, images: EvaluationImages, resolution: int, dtype: torch.dtype = torch.float32
@@ -125,8 +144,7 @@ def accuracies(
     """
     network.eval()
     device = next(network.parameters()).device
-    counts: dict[str, NDArray[np.int64]] = {}
-    within: dict[str, int] = {}
+    tallies: dict[str, Tally] = {}
     for batch, targets in images:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
             features = network.forward_features(resized(batch.to(device), resolution))
@@ -139,14 +157,11 @@ def accuracies(
             }
         answers = {"mean": torch.stack(list(each.values())).mean(dim=0)} | (each if len(each) > 1 else {})
         for name, logits in answers.items():
-            if not torch.isfinite(logits).all():
-                raise MvigNasError("logits must be finite, got NaN or infinity; the weights have diverged, train anew.")
-            classes = logits.shape[1]
-            found = counts.setdefault(name, np.zeros((classes, classes), dtype=np.int64))
-            np.add.at(found, (targets.numpy(), logits.argmax(dim=1).numpy()), 1)
-            best = logits.topk(5 if classes > 5 else 1, dim=1).indices
-            within[name] = within.get(name, 0) + int((best == targets[:, None]).any(dim=1).sum())
-    return {
-        name: Accuracy(float(np.trace(found) / found.sum()), within[name] / int(found.sum()), found)
-        for name, found in counts.items()
-    }
+            _check_finite(logits)
+            tallies.setdefault(name, Tally(logits.shape[1])).add(logits, targets)
+    return {name: tally.accuracy for name, tally in tallies.items()}
+
+
+def _check_finite(logits: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise MvigNasError("logits must be finite, got NaN or infinity; the weights have diverged, train anew.")

@@ -40,6 +40,18 @@ def save(path: Path, content: str | bytes) -> None:
         ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """A folder that a user named, with those above it; one that is there stays as it is.
+
+    Raises:
+        MvigNasError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
+
+
 @contextmanager
 def claim(lock: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone holds the lock file; with `wait`, once it does. The claim ends with the process.

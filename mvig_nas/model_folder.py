@@ -16,11 +16,12 @@ from safetensors.torch import save as to_bytes
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
+from mvig_nas.files import make_folder, save
 from mvig_nas.image_data import Preprocessing
 from mvig_nas.network import GENERIC_NAME, MobileViG, build
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SUBFOLDER = "model"  # of a training's folder
 SCHEMA = 1
 _OURS = "mvig_nas"  # entry of config.json that timm passes over
 
@@ -76,21 +77,19 @@ def write_model(folder: Path, model: TrainedModel) -> None:
         },
         _OURS: {"schema": SCHEMA, "preprocessing": images.to_dict(), "about": dict(model.about)},
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
+    make_folder(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save(folder / WEIGHTS, to_bytes(tensors, metadata={"format": "pt"}))
     save(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
 def read_model(folder: Path) -> TrainedModel:
-    """What `write_model` wrote.
+    """What `write_model` wrote into `folder`, or into `model` in it, where `retrain` puts it.
 
     Raises:
         MvigNasError: the folder holds no such model, or a damaged one.
     """
+    folder = folder / SUBFOLDER if (folder / SUBFOLDER).is_dir() else folder
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

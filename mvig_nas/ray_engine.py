@@ -176,9 +176,8 @@ class RayEvaluator:
 
     def _room(self) -> int:
         """Workers that the nodes of now hold, at least one."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         each = (("CPU", self._cpus), ("GPU", self._gpus))
-        return max(1, sum(min(int(node.get(name, 0) / need) for name, need in each if need) for node in nodes))
+        return max(1, sum(min(int(node.get(name, 0) / need) for name, need in each if need) for node in _nodes()))
 
     def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
         """As `Evaluator`.
@@ -363,7 +362,7 @@ class RayEvaluator:
         # asked without a head, Ray would not answer for a minute
         if waited_s <= min(self._start_timeout_s, _PLACED_S) or now - self._head_seen_at > 2 * _TICK_S:
             return
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = _nodes()
         need = f"{self._cpus:g} CPUs and {self._gpus:g} GPUs"
         if not any(node.get("CPU", 0) >= self._cpus and node.get("GPU", 0) >= self._gpus for node in nodes):
             have = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes) or "no node"
@@ -375,6 +374,11 @@ class RayEvaluator:
                 f"a worker of {need} must start within {_PLACED_S:.0f} s, but none did: the nodes are taken by others; "
                 "wait, or ask for less."
             )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of the nodes that are there now."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _require(name: str, value: object, holds: bool, rule: str) -> None:

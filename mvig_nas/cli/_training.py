@@ -73,7 +73,12 @@ def execution_of(options: dict[str, Any]) -> "tuple[Process, Execution]":
     """This process among those that torchrun started, and how it is to train."""
     from mvig_nas.training_loop import Execution, Process
 
-    execution = Execution(options["precision"], options["channels_last"], options["checkpoint_minutes"])
+    execution = Execution(
+        options["precision"],
+        options["channels_last"],
+        options["checkpoint_minutes"],
+        compiled=options.get("compiled", False),  # of single networks
+    )
     return Process.start(options["torch_device"]), execution
 
 

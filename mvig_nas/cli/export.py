@@ -99,7 +99,7 @@ def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict
     path = Path(target)
     images: dict[str, Any] = {}
     if path.is_dir():
-        trained = read_model(path / "model" if (path / "model").is_dir() else path)
+        trained = read_model(path)
         network = trained.network
         class_labels = class_labels or trained.classes
         images = {

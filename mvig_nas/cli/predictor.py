@@ -39,7 +39,7 @@ def fit(logs: tuple[Path, ...], out: Path, start_from: str | None, k_fold: int, 
     """Fit a predictor to the rows of LOGs, all of one device, and write it with its card."""
     from mvig_nas.cli._output import print_json
     from mvig_nas.errors import MvigNasError
-    from mvig_nas.latency.card import card, evaluate, rows_of, wild_rows, write_card
+    from mvig_nas.latency.card import card, evaluate, plain, rows_of, wild_rows, write_card
     from mvig_nas.latency.cross_validation import OWN, folds
     from mvig_nas.latency.device_fit import fit_device
 
@@ -62,7 +62,7 @@ def fit(logs: tuple[Path, ...], out: Path, start_from: str | None, k_fold: int, 
     fitted.predictor.save(out)
     write_card(out, values)
     if as_json:
-        print_json({"folder": str(out), "figures": _plain(own), "wild_rows": wild_rows(log, fitted)})
+        print_json({"folder": str(out), "figures": plain(own), "wild_rows": wild_rows(log, fitted)})
         return
     for warning in log.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -114,9 +114,9 @@ def evaluate(
     evaluation, answers = card.evaluate(rows, parts, start, seed=seed, how=how)
     text = "\n".join(card.evaluation_lines(evaluation))
     if out is not None:
-        _write_evaluation(out, _plain(evaluation), text, rows.latencies_ms, answers, log.device_key.name)
+        _write_evaluation(out, card.plain(evaluation), text, rows.latencies_ms, answers, log.device_key.name)
     if as_json:
-        print_json(_plain(evaluation))
+        print_json(card.plain(evaluation))
         return
     click.echo(text)
     if out is not None:
@@ -177,14 +177,10 @@ def _write_evaluation(
 ) -> None:
     import json
 
-    from mvig_nas.errors import MvigNasError
-    from mvig_nas.files import save
+    from mvig_nas.files import make_folder, save
     from mvig_nas.report.predictor_plots import calibration_png, learning_curve_png
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MvigNasError(f"{out} must be writable, got {error.strerror!r}; take another place.") from error
+    make_folder(out)
     save(out / "evaluation.json", json.dumps(evaluation, indent=1) + "\n")
     save(out / "evaluation.md", text)
     save(out / "calibration.png", calibration_png(measured_ms, answers, device))
@@ -198,9 +194,3 @@ def _print_wild(rows: list[dict[str, Any]]) -> None:
             f"{row['expected_ms']:.4g} is expected; its weight was lowered",
             err=True,
         )
-
-
-def _plain(values: Any) -> Any:
-    from mvig_nas.latency.card import plain
-
-    return plain(values)

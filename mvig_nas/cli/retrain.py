@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _RUNS = Path("results/runs")
 _PLAN = "mobilevig-300ep"
 _ASKED = "retrain.json"
-_MODEL = "model"
 _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teacher": "classifier of the teacher"}
 
 
@@ -63,11 +62,9 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
     run's `model` then holds config.json and model.safetensors, which timm, `mvig-nas evaluate` and `mvig-nas export`
     read. On several GPUs: torchrun --nproc-per-node 8 -m mvig_nas retrain ...
     """
-    from dataclasses import replace
-
     from mvig_nas.architecture import Architecture
     from mvig_nas.image_data import check_same_classes, hold_out, read_split
-    from mvig_nas.model_folder import TrainedModel, write_model
+    from mvig_nas.model_folder import SUBFOLDER, TrainedModel, write_model
     from mvig_nas.retrain import Plan, train_alone
     from mvig_nas.training_loop import StopTraining
 
@@ -88,7 +85,6 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
         train_images, _ = hold_out(train_images, plan.recipe.hold_out)
     start = _start(asked["start"], architecture, train_images.classes)
     process, execution = execution_of(options)
-    execution = replace(execution, compiled=options["compiled"])
     teacher = _teacher(plan, asked, train_images.classes, process.device)
     if process.is_first and not options["resume"]:
         _write_asked(folder, asked)
@@ -123,14 +119,14 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
     images = plan.recipe.preprocessing
     found = _measured(network, val_images, images, architecture.resolution, options["workers"])
     about = {
-        "accuracy": {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()},
+        "accuracy": _shares(found),
         "plan": plan.to_dict(),
         "teacher": None if teacher is None else teacher.to_dict(),
         "start": asked["start"],
         "images": train_images.digest,
     }
-    write_model(folder / _MODEL, TrainedModel(network.cpu(), train_images.classes, images, about))
-    _print(found, folder / _MODEL, options, seconds=time.monotonic() - began)
+    write_model(folder / SUBFOLDER, TrainedModel(network.cpu(), train_images.classes, images, about))
+    _print(found, folder / SUBFOLDER, options, seconds=time.monotonic() - began)
 
 
 @click.command()
@@ -170,7 +166,7 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(
             {
-                "accuracy": {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()},
+                "accuracy": _shares(found),
                 "by_class": dict(zip(classes, plain(found["mean"].by_class.tolist()), strict=True)),
                 "images": len(images),
                 "device": options["device"],
@@ -197,7 +193,7 @@ def _of_folder(model: Path, images: Any, options: dict[str, Any]) -> _Evaluated:
     from mvig_nas.model_folder import read_model
     from mvig_nas.training_loop import PRECISIONS, Process
 
-    trained = read_model(_model_folder(model))
+    trained = read_model(model)
     check_classes(images, trained.classes)
     architecture = trained.network.architecture
     network = trained.network.to(Process.start(options["torch_device"]).device)
@@ -237,7 +233,7 @@ def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     if target.is_dir():
         if supernet is not None:
             raise click.UsageError("--from-supernet is for an architecture, a model has weights.", ctx)
-        architecture = read_model(_model_folder(target)).network.architecture
+        architecture = read_model(target).network.architecture
         start = {"model": str(target.resolve())}
     else:
         architecture = load_architecture(options["target"])
@@ -276,14 +272,11 @@ def _write_asked(folder: Path, asked: dict[str, Any]) -> None:
     import json
 
     from mvig_nas.errors import MvigNasError
-    from mvig_nas.files import save
+    from mvig_nas.files import make_folder, save
 
     if (folder / _ASKED).exists():
         raise MvigNasError(f"{folder} holds a training already; go on with it (--resume), or take another folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
+    make_folder(folder)
     save(folder / _ASKED, json.dumps(asked, indent=1) + "\n")
 
 
@@ -310,7 +303,7 @@ def _start(asked: dict[str, str], architecture: "Architecture", classes: tuple[s
     from mvig_nas.supernet import load_supernet
 
     if "model" in asked:
-        model = read_model(_model_folder(Path(asked["model"])))
+        model = read_model(Path(asked["model"]))
         weights = model.network.state_dict()
         if model.classes != classes:
             weights = {name: each for name, each in weights.items() if not name.startswith(("head.", "head_dist."))}
@@ -326,11 +319,6 @@ def _start(asked: dict[str, str], architecture: "Architecture", classes: tuple[s
     return trained.supernet.extract(architecture).state_dict()
 
 
-def _model_folder(path: Path) -> Path:
-    """The model in a run's folder, or the folder itself."""
-    return path / _MODEL if (path / _MODEL).is_dir() else path
-
-
 def _measured(network: Any, images: Any, preprocessing: Any, resolution: int, workers: int, dtype: Any = None) -> Any:
     import torch
 
@@ -341,6 +329,10 @@ def _measured(network: Any, images: Any, preprocessing: Any, resolution: int, wo
     return accuracies(network, batches, resolution, dtype or torch.float32)
 
 
+def _shares(found: "dict[str, Accuracy]") -> dict[str, dict[str, float]]:
+    return {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()}
+
+
 def _rows(found: "dict[str, Accuracy]") -> list[list[str]]:
     return [[_NAMES[name], f"{each.top1:.2%}", f"{each.top5:.2%}"] for name, each in found.items()]
 
@@ -349,8 +341,7 @@ def _print(found: "dict[str, Accuracy]", folder: Path, options: dict[str, Any], 
     from mvig_nas.cli._output import print_json, print_table
 
     if options["as_json"]:
-        accuracy = {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()}
-        print_json({"model": str(folder), "accuracy": accuracy, "seconds": seconds})
+        print_json({"model": str(folder), "accuracy": _shares(found), "seconds": seconds})
         return
     print_table(f"Trained in {seconds:.0f} s; on the validation images", ["", "top-1", "top-5"], _rows(found))
     click.echo(f"Next: mvig-nas evaluate {folder} --data {options['data']}")
@@ -358,14 +349,10 @@ def _print(found: "dict[str, Accuracy]", folder: Path, options: dict[str, Any], 
 
 
 def _write_evaluation(out: Path, accuracy: "Accuracy", classes: tuple[str, ...]) -> None:
-    from mvig_nas.errors import MvigNasError
-    from mvig_nas.files import save
+    from mvig_nas.files import make_folder, save
     from mvig_nas.report.confusion import confusion_png
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MvigNasError(f"{out} must be writable, got {error.strerror!r}; take another place.") from error
+    make_folder(out)
     counts = accuracy.confusion.sum(axis=1).tolist()
     rows = zip(classes, counts, accuracy.by_class.tolist(), strict=True)
     lines = ["class,images,top1", *(f"{name},{count},{share:.4f}" for name, count, share in rows)]

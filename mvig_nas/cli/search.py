@@ -116,7 +116,6 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     told: Any = nullcontext() if options["engine"] == "local" else redirect_stdout(sys.stderr)
     try:
         with told, _evaluator(ctx, score, options) as evaluator, Bar("scoring", hidden=as_json) as bar:
-            workers = getattr(evaluator, "workers", None)
             study = run_search(
                 space,
                 score,
@@ -130,7 +129,7 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
                 resume=resume,
                 time_limit_s=None if options["time_limit"] is None else options["time_limit"] / 1e3,
                 evaluator=evaluator,
-                batch=options["batch"] or (1 if workers is None else _PROPOSALS_PER_WORKER * workers),
+                batch=options["batch"] or (1 if evaluator is None else _PROPOSALS_PER_WORKER * evaluator.workers),
                 labels={"device": options["device"]} | ({} if data is None else {"data": str(data)}),
                 on_candidate=_Shown(bar),
             )

@@ -4,14 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from mvig_nas.coreml._execute import Precision, run
 from mvig_nas.coreml._export import INPUT_NAME, LABEL_NAME, PROBABILITIES_NAME
 from mvig_nas.coreml._package import METADATA_PREFIX, PIXEL_MAXIMUM, SavedProgram
 from mvig_nas.errors import MvigNasError
-from mvig_nas.evaluation import Accuracy
+from mvig_nas.evaluation import Accuracy, Tally
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, check_classes
 
 PREPROCESSING = "preprocessing"  # entry of a package's metadata: how its images were cropped
@@ -20,7 +19,7 @@ PREPROCESSING = "preprocessing"  # entry of a package's metadata: how its images
 def package_accuracy(
     package: Path, images: LabelledImages, *, precision: Precision = "float16", workers: int = 0
 ) -> Accuracy:
-    """Accuracy of a classifier's package on images that are decoded and cropped as its metadata say.
+    """Accuracy of a classifier's package, its classes in the images' order, on images cropped as its metadata say.
 
     Executed by `execute`, one image at a time: a tenth of a second to some seconds each.
 
@@ -28,8 +27,13 @@ def package_accuracy(
         MvigNasError: the package is no classifier, of other classes than the images, or cannot be executed.
     """
     program = SavedProgram(package)
-    labels = _labels(program)
-    check_classes(images, labels)
+    if not program.labels:
+        names = ", ".join(program.output_names)
+        raise MvigNasError(
+            f"a package to evaluate must be a classifier with `{LABEL_NAME}`, got outputs {names} in "
+            f"{program.package}; export the model's folder, or give --labels."
+        )
+    check_classes(images, program.labels)
     stated = program.metadata.get(METADATA_PREFIX + PREPROCESSING)
     preprocessing = Preprocessing() if stated is None else Preprocessing.from_dict(json.loads(stated))
     declared = program.description.input[0].type
@@ -37,29 +41,11 @@ def package_accuracy(
     side = int(declared.imageType.height if takes_pixels else declared.multiArrayType.shape[-1])
     if takes_pixels:
         preprocessing = replace(preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
-    number_of = [labels.index(name) for name in images.classes]
-    confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    within = 0
-    most = 5 if len(labels) > 5 else 1
+    columns = [program.labels.index(name) for name in images.classes]
+    tally = Tally(len(columns))
     for batch, targets in EvaluationImages(images, preprocessing, side, 1, workers=workers):
         given = (batch * PIXEL_MAXIMUM).round().clamp(0, PIXEL_MAXIMUM) if takes_pixels else batch.half().float()
         found = run(program, {INPUT_NAME: given}, precision)[PROBABILITIES_NAME]
         assert isinstance(found, torch.Tensor)
-        target = number_of[int(targets[0])]
-        best = found[0].topk(most).indices.tolist()
-        confusion[target, best[0]] += 1
-        within += target in best
-    total = int(confusion.sum())
-    return Accuracy(float(np.trace(confusion) / total), within / total, confusion)
-
-
-def _labels(program: SavedProgram) -> tuple[str, ...]:
-    node = next((node for node in program.nodes if node.type == "classify"), None)
-    if node is None:
-        names = ", ".join(program.output_names)
-        raise MvigNasError(
-            f"a package to evaluate must be a classifier with `{LABEL_NAME}`, got outputs {names} in "
-            f"{program.package}; export the model's folder, or give --labels."
-        )
-    values = node.inputs["classes"].arguments[0].value.immediateValue.list.values
-    return tuple(str(value.immediateValue.tensor.strings.values[0]) for value in values)
+        tally.add(found[:, columns], targets)
+    return tally.accuracy

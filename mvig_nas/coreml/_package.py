@@ -87,6 +87,13 @@ class SavedProgram:
         self.operations = tuple(self._operation(node) for node in self.nodes)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """A classifier's class labels, in the order of its probabilities; none of a program without them."""
+        node = next((node for node in self.nodes if node.type == "classify"), None)
+        values = () if node is None else node.inputs["classes"].arguments[0].value.immediateValue.list.values
+        return tuple(str(value.immediateValue.tensor.strings.values[0]) for value in values)
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """The package's user-defined metadata."""
         return dict(self.description.metadata.userDefined)

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
+from mvig_nas.files import make_folder, save
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency._device_fit import DeviceFit, knowledge_beyond_costs
 from mvig_nas.latency._device_model import start_of, starting_covariance
@@ -278,10 +278,7 @@ class LatencyPredictor:
         """
         physics = self._fitted()
         folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
+        make_folder(folder)
         values, arrays = self._to_parts()
         if self._device_fit is not None and self._device_fit.start is not None:
             self._device_fit.start.save(folder / "start")

@@ -14,8 +14,6 @@ from mvig_nas.device_log import Package
 from mvig_nas.errors import MvigNasError
 from mvig_nas.measure._backend import Target
 
-SUFFIX = ".mlpackage"
-
 
 def package_target(path: Path) -> Target:
     """A package as a target: of an architecture, where its metadata says which; else of a fingerprint.

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, TrainingImages, seeded
+from mvig_nas.image_data import LabelledImages, seeded
 from mvig_nas.network import MobileViG, build
 from mvig_nas.retrain._distillation import Distillation
 from mvig_nas.retrain._step import AskTeacher, ClassificationStep
 from mvig_nas.retrain._teacher_cache import TeacherCache
 from mvig_nas.teacher import Teacher
-from mvig_nas.training_loop import Execution, Process, Progress, Recipe, steps_of, train
+from mvig_nas.training_loop import Execution, Process, Progress, Recipe, images_of, steps_of, train
 
 _WEIGHTS_SEED = 3
 _CLASSIFIERS = ("head.", "head_dist.")
@@ -58,16 +58,7 @@ def train_alone(
         MvigNasError: see `training_loop.train`; `start` holds other weights than the network's.
     """
     distillation = None if teacher is None else distillation or Distillation()
-    stream = TrainingImages(
-        images,
-        recipe.preprocessing,
-        architecture.resolution,
-        recipe.micro_batch_size or recipe.batch_size,
-        recipe.seed,
-        repeats=recipe.repeats,
-        workers=workers,
-        in_memory=in_memory,
-    )
+    stream = images_of(images, recipe, architecture.resolution, workers=workers, in_memory=in_memory)
     with seeded(recipe.seed, _WEIGHTS_SEED):
         network = build(
             architecture,

@@ -281,8 +281,16 @@ class _Run:
         verdict_of = dict(zip(fresh, verdicts, strict=True))
 
         def record(architecture: Architecture, outcome: Outcome | None) -> None:
-            candidate = self._candidate(architecture, verdict_of[architecture], outcome, intervals.get(architecture))
-            self._record(replace(candidate, round=turn, place=place_of[architecture], screened=screened))
+            candidate = self._candidate(
+                architecture,
+                verdict_of[architecture],
+                outcome,
+                intervals.get(architecture),
+                turn=turn,
+                place=place_of[architecture],
+                screened=screened,
+            )
+            self._record(candidate)
 
         rejected = [architecture for architecture in due if not verdict_of[architecture].fits]
         with closing(self.evaluator([a for a in due if verdict_of[a].fits], self._is_late)) as outcomes:
@@ -326,6 +334,10 @@ class _Run:
         verdict: Verdict,
         outcome: Outcome | None,
         interval_ms: tuple[float, float] | None,
+        *,
+        turn: int,
+        place: int,
+        screened: int,
     ) -> Candidate:
         totals = verdict.totals
         if outcome is None:
@@ -335,17 +347,18 @@ class _Run:
             state = FAILED if outcome.score is None else FEASIBLE
         return Candidate(
             number=len(self.recorded),
-            round=0,
+            round=turn,
             architecture=architecture,
             state=state,
             latency_ms=verdict.latency_ms,
             violations=verdict.violations,
-            screened=0,
+            screened=screened,
             score=None if outcome is None else outcome.score,
             interval_ms=interval_ms,
             totals=totals,
             seconds=0.0 if outcome is None else outcome.seconds,
             reason=None if outcome is None else outcome.reason,
+            place=place,
         )
 
     def _record(self, candidate: Candidate) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, TrainingImages, seeded
+from mvig_nas.image_data import LabelledImages, seeded
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, Supernet, save_supernet
 from mvig_nas.train_supernet._sampling import LatencyRange, Sampling
 from mvig_nas.train_supernet._step import SupernetStep, Teacher
-from mvig_nas.training_loop import Execution, Outcome, Process, Progress, Recipe, train
+from mvig_nas.training_loop import Execution, Outcome, Process, Progress, Recipe, images_of, train
 
 _WEIGHTS_SEED = 3
 
@@ -73,16 +73,7 @@ def train_supernet(
     if not resume and (folder / FILE).exists():
         raise MvigNasError(f"{folder} holds a trained supernet already; take another folder.")
     plan = plan or SupernetPlan()
-    stream = TrainingImages(
-        images,
-        recipe.preprocessing,
-        space.largest.resolution,
-        recipe.micro_batch_size or recipe.batch_size,
-        recipe.seed,
-        repeats=recipe.repeats,
-        workers=workers,
-        in_memory=in_memory,
-    )
+    stream = images_of(images, recipe, space.largest.resolution, workers=workers, in_memory=in_memory)
     with seeded(recipe.seed, _WEIGHTS_SEED):
         supernet = Supernet(space, len(images.classes), layer_scale_init=recipe.layer_scale_init)
     sampling = Sampling(

@@ -3,7 +3,17 @@
 from mvig_nas.training_loop._checkpoint import check_same, read_checkpoint
 from mvig_nas.training_loop._guard import Rollback
 from mvig_nas.training_loop._log import Progress
-from mvig_nas.training_loop._loop import PRECISIONS, Backward, Execution, Outcome, Step, StopTraining, steps_of, train
+from mvig_nas.training_loop._loop import (
+    PRECISIONS,
+    Backward,
+    Execution,
+    Outcome,
+    Step,
+    StopTraining,
+    images_of,
+    steps_of,
+    train,
+)
 from mvig_nas.training_loop._process import Process
 from mvig_nas.training_loop._recipe import Recipe
 
@@ -19,6 +29,7 @@ __all__ = [
     "Step",
     "StopTraining",
     "check_same",
+    "images_of",
     "read_checkpoint",
     "steps_of",
     "train",

@@ -22,7 +22,7 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import TrainingImages, seeded
+from mvig_nas.image_data import LabelledImages, TrainingImages, seeded
 from mvig_nas.training_loop._checkpoint import (
     FILE,
     check_same,
@@ -112,6 +112,22 @@ class Outcome:
     model: nn.Module
     rollbacks: tuple[Rollback, ...]
     seconds: float
+
+
+def images_of(
+    images: LabelledImages, recipe: Recipe, resolution: int, *, workers: int = 0, in_memory: bool = False
+) -> TrainingImages:
+    """A training's micro-batches at a resolution, as its recipe has them; `workers` and `in_memory` as there."""
+    return TrainingImages(
+        images,
+        recipe.preprocessing,
+        resolution,
+        recipe.micro_batch_size or recipe.batch_size,
+        recipe.seed,
+        repeats=recipe.repeats,
+        workers=workers,
+        in_memory=in_memory,
+    )
 
 
 def steps_of(images: TrainingImages, recipe: Recipe) -> int:
