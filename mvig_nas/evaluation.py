@@ -4,7 +4,7 @@ The running statistics that a supernet gathers mix those of all its sub-networks
 before it is evaluated. Shapes: images (B, 3, R, R), targets (B,).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -120,6 +120,11 @@ class Tally:
         best = logits.topk(5 if logits.shape[1] > 5 else 1, dim=1).indices
         self._within += int((best == targets[:, None]).any(dim=1).sum())
 
+    def combine(self, add_up: Callable[[Tensor], Tensor]) -> None:
+        """Count with others: `add_up` returns the sum of all their tensors (classes * classes + 1,) int64."""
+        *confusion, self._within = add_up(torch.tensor([*self._confusion.ravel(), self._within])).tolist()
+        self._confusion = np.array(confusion, dtype=np.int64).reshape(self._confusion.shape)
+
     @property
     def accuracy(self) -> Accuracy:
         """Of what was added."""
@@ -129,7 +134,11 @@ class Tally:
 
 @torch.no_grad()
 def accuracies(
-    network: MobileViG, images: EvaluationImages, resolution: int, dtype: torch.dtype = torch.float32
+    network: MobileViG,
+    images: EvaluationImages,
+    resolution: int,
+    dtype: torch.dtype = torch.float32,
+    add_up: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Accuracy]:
     """Accuracy of the network as it answers (`mean` of both classifiers), and of each where there are two.
 
@@ -138,28 +147,35 @@ def accuracies(
         images: to classify, at least one.
         resolution: side in pixels that the network sees.
         dtype: of the forward pass.
+        add_up: where several processes classify a part each: as in `Tally.combine`, so that all get what holds for
+            all images.
 
     Raises:
         MvigNasError: a logit is not finite.
     """
     network.eval()
     device = next(network.parameters()).device
-    tallies: dict[str, Tally] = {}
+    heads = {"labels": network.head, "teacher": network.head_dist}
+    present = {name: head for name, head in heads.items() if head is not None}
+    tallies = {name: Tally(network.num_classes) for name in ("mean", *(present if len(present) > 1 else ()))}
     for batch, targets in images:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
             features = network.forward_features(resized(batch.to(device), resolution))
             hidden = cast(Tensor, network.forward_head(features, pre_logits=True))
-            heads = {"labels": network.head, "teacher": network.head_dist}
-            each = {
-                name: head(hidden[:, :, None, None]).flatten(1).float().cpu()
-                for name, head in heads.items()
-                if head is not None
-            }
-        answers = {"mean": torch.stack(list(each.values())).mean(dim=0)} | (each if len(each) > 1 else {})
-        for name, logits in answers.items():
-            _check_finite(logits)
-            tallies.setdefault(name, Tally(logits.shape[1])).add(logits, targets)
+            each = {name: head(hidden[:, :, None, None]).flatten(1).float().cpu() for name, head in present.items()}
+        each["mean"] = torch.stack(list(each.values())).mean(dim=0)
+        for name, tally in tallies.items():
+            _check_finite(each[name])
+            tally.add(each[name], targets)
+    if add_up is not None:
+        for tally in tallies.values():
+            tally.combine(add_up)
     return {name: tally.accuracy for name, tally in tallies.items()}
+
+
+def shares(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
+    """Accuracies as plain values."""
+    return {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()}
 
 
 def _check_finite(logits: Tensor) -> None:

@@ -175,7 +175,7 @@ class TestTraining:
         self, images: LabelledImages, teacher: Teacher, tmp_path: Path
     ) -> None:
         recipe = replace(RECIPE, epochs=20)
-        network = train_alone(ARCHITECTURE, images, recipe, tmp_path / "run", teacher=teacher)
+        network = train_alone(ARCHITECTURE, images, recipe, tmp_path / "run", teacher=teacher).network
         rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
         columns = rows[0].split(",")
         first, last = (dict(zip(columns, row.split(","), strict=True)) for row in (rows[1], rows[-1]))
@@ -208,7 +208,7 @@ class TestTraining:
             tmp_path / "run",
             start=given.state_dict(),
             teacher=teacher if taught else None,
-        )
+        ).network
         for name, parameter in given.named_parameters():
             assert torch.allclose(network.get_parameter(name), parameter, atol=1e-8)
         if taught:
@@ -222,7 +222,7 @@ class TestTraining:
             name: tensor for name, tensor in given.state_dict().items() if not name.startswith(("head.", "head_d"))
         }
         recipe = replace(SHORT, learning_rate=1e-12, min_learning_rate=0.0, weight_decay=0.0)
-        network = train_alone(ARCHITECTURE, images, recipe, tmp_path, start=start)
+        network = train_alone(ARCHITECTURE, images, recipe, tmp_path, start=start).network
         assert network.num_classes == 3
         weight = given.get_parameter("stem.conv1.conv.weight")
         assert torch.allclose(network.get_parameter("stem.conv1.conv.weight"), weight, atol=1e-8)
@@ -232,7 +232,9 @@ class TestTraining:
     def test_a_compiled_network_learns_the_same(self, images: LabelledImages, tmp_path: Path) -> None:
         recipe = replace(SHORT, ema_decay=0.5, optimizer="sgd", learning_rate=0.02)
         found = [
-            train_alone(ARCHITECTURE, images, recipe, tmp_path / str(compiled), execution=Execution(compiled=compiled))
+            train_alone(
+                ARCHITECTURE, images, recipe, tmp_path / str(compiled), execution=Execution(compiled=compiled)
+            ).network
             for compiled in (False, True)
         ]
         for (name, mine), theirs in zip(found[0].named_parameters(), found[1].parameters(), strict=True):
@@ -257,7 +259,7 @@ class TestTeacherCache:
             network = train_alone(
                 architecture, images, replace(recipe, **changes), tmp_path / name, teacher=teacher,
                 distillation=Distillation(kind), teacher_cache=tmp_path / "cache",
-            )  # fmt: skip
+            ).network  # fmt: skip
             return network.state_dict()
 
         cold = weights("cold")
@@ -282,7 +284,7 @@ class TestTeacherCache:
                 train_alone(
                     ARCHITECTURE, images, SHORT, tmp_path / f"{kind}{cache}", teacher=teacher,
                     distillation=Distillation(kind), teacher_cache=tmp_path / "cache" if cache else None,
-                ).state_dict()
+                ).network.state_dict()
                 for cache in (False, True)
             ]  # fmt: skip
             for name, tensor in found[0].items():

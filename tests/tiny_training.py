@@ -1,13 +1,15 @@
 """Trainings that take seconds, for tests; run as a program, trainings that are killed or that share the work.
 
-python -m tests.tiny_training killed supernet|alone DATA FOLDER
+python -m tests.tiny_training killed supernet|alone|taught DATA FOLDER
 torchrun --nproc-per-node 2 -m tests.tiny_training parallel DATA FOLDER
+torchrun --nproc-per-node 2 -m tests.tiny_training taught DATA FOLDER
 """
 
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,11 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from mvig_nas.image_data import LabelledImages, Preprocessing, TrainingImages, read_split, seeded
-from mvig_nas.retrain import train_alone
+from mvig_nas.retrain import Validation, train_alone
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import Supernet
+from mvig_nas.teacher import Teacher, load_teacher
 from mvig_nas.train_supernet import Sampling, SupernetPlan, SupernetStep, train_supernet
 from mvig_nas.training_loop import Backward, Execution, Outcome, Process, Progress, Recipe, StopTraining, train
+from tests.test_teacher import TINY, saved
 
 _STAGE: dict[str, list[Any]] = {
     "width": [16],
@@ -99,8 +103,20 @@ def train_pixels(
 def train_tiny(kind: str, images: LabelledImages, folder: Path, **options: Any) -> None:
     if kind == "supernet":
         train_supernet(SPACE, images, RECIPE, folder, plan=PLAN, **options)
-    else:
+    elif kind == "alone":
         train_alone(SPACE.smallest, images, ALONE_RECIPE, folder, **options)
+    else:
+        val = read_split(Path(images.root).parent, "val")
+        validation = Validation(val, ALONE_RECIPE.preprocessing, folder, {})
+        teacher = tiny_teacher(images)
+        train_alone(SPACE.smallest, images, ALONE_RECIPE, folder, teacher=teacher, validate=validation, **options)
+
+
+def tiny_teacher(images: LabelledImages) -> Teacher:
+    """With random weights, always the same."""
+    with tempfile.TemporaryDirectory() as home:
+        checkpoint = saved(Path(home))[0]
+        return load_teacher(TINY, images.classes, RECIPE.preprocessing, checkpoint=checkpoint, resolution=64)
 
 
 class ParallelStep(SupernetStep):
@@ -226,6 +242,19 @@ def parallel(data: str, folder: str) -> None:
     process.leave()
 
 
+def taught(data: str, folder: str) -> None:
+    """A training with a teacher and validation, by one process or two; how many images all of them looked at."""
+    images, process = read_split(Path(data), "train"), Process.start("cpu")
+    recipe = replace(PARALLEL_RECIPE, epochs=2)
+    validation = Validation(read_split(Path(data), "val"), recipe.preprocessing, Path(folder), {}, process=process)
+    train_alone(SPACE.largest, images, recipe, Path(folder), teacher=tiny_teacher(images), process=process,
+                validate=validation)  # fmt: skip
+    if process.is_first:
+        counted = int(validation.found["mean"].confusion.sum())
+        (Path(folder) / "counted.json").write_text(str(counted))
+    process.leave()
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    {"killed": killed, "parallel": parallel}[sys.argv[1]](*sys.argv[2:])
+    {"killed": killed, "parallel": parallel, "taught": taught}[sys.argv[1]](*sys.argv[2:])

@@ -9,12 +9,13 @@ import click
 
 from mvig_nas import __version__
 from mvig_nas.cli.describe import describe
+from mvig_nas.cli.evaluate import evaluate
 from mvig_nas.cli.export import export
 from mvig_nas.cli.listing import devices, spaces
 from mvig_nas.cli.log import log
 from mvig_nas.cli.measure import measure
 from mvig_nas.cli.predictor import predictor
-from mvig_nas.cli.retrain import evaluate, retrain
+from mvig_nas.cli.retrain import retrain
 from mvig_nas.cli.sample import sample
 from mvig_nas.cli.search import search
 from mvig_nas.cli.supernet import supernet

@@ -1,7 +1,9 @@
 """What the commands that train share: options, and how a training shows itself."""
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,9 +79,21 @@ def execution_of(options: dict[str, Any]) -> "tuple[Process, Execution]":
         options["precision"],
         options["channels_last"],
         options["checkpoint_minutes"],
-        compiled=options.get("compiled", False),  # of single networks
+        compiled=options.get("compiled", False),  # of single networks, as is validation
+        validate_every=options.get("validate_every", 0),
     )
     return Process.start(options["torch_device"]), execution
+
+
+def new_run_folder(name: str, seed: int) -> Path:
+    """A name for a run folder that is not there yet.
+
+    Raises:
+        click.UsageError: torchrun started several processes, each of which would find another.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.UsageError("several processes need --out, a run folder that all of them know.")
+    return Path("results/runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{seed}"
 
 
 class TrainingShown:
@@ -96,6 +110,7 @@ class TrainingShown:
         title = f"{self._title} {which}".rstrip()
         if state.message:
             self._bar.line(f"{title}: {state.message}")
+            return
         rate = f"loss {state.loss:.3f}, {state.images_per_second:.0f} images/s, {state.waiting:.0%} waiting for them"
         self._bar.show(state.step, state.steps, rate, title)
         now = time.monotonic()

@@ -1,6 +1,5 @@
-"""`mvig-nas retrain` and `mvig-nas evaluate`: a found architecture trained for good, and how good it is."""
+"""`mvig-nas retrain`: a found architecture trained for good."""
 
-import math
 import sys
 import time
 from pathlib import Path
@@ -8,27 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import data_option, device_option, json_option
+from mvig_nas.cli._options import data_option, json_option
 from mvig_nas.cli._progress import Bar
 from mvig_nas.cli._training import (
     EXECUTION_OPTIONS,
     RECIPE_OPTIONS,
     TrainingShown,
     execution_of,
+    new_run_folder,
     recipe_names,
     with_options,
 )
+from mvig_nas.cli.evaluate import accuracy_rows, measured
 
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
     from mvig_nas.evaluation import Accuracy
-    from mvig_nas.retrain import Plan
+    from mvig_nas.image_data import LabelledImages
+    from mvig_nas.retrain import Plan, Trained
     from mvig_nas.teacher import Teacher
 
-_RUNS = Path("results/runs")
 _PLAN = "mobilevig-300ep"
 _ASKED = "retrain.json"
-_NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teacher": "classifier of the teacher"}
+_LAST = "last"  # weights of the last step, where the model's are an average
 
 
 @click.command()
@@ -52,6 +53,8 @@ _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teache
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of soft distillation.")
 @click.option("--from-supernet", type=click.Path(path_type=Path), metavar="PATH", help="Begin with its weights.")
 @with_options(EXECUTION_OPTIONS)
+@click.option("--validate-every", type=click.IntRange(0), default=1, show_default=True, metavar="EPOCHS",
+    help="0: at the end alone.")  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Let torch compile the network first.")
 @json_option()
 @click.pass_context
@@ -60,12 +63,11 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
 
     A MODEL, a folder that this command left, is trained on, with new classifiers where the classes are others. The
     run's `model` then holds config.json and model.safetensors, which timm, `mvig-nas evaluate` and `mvig-nas export`
-    read. On several GPUs: torchrun --nproc-per-node 8 -m mvig_nas retrain ...
+    read; `best` the same, after the epoch with the highest top-1. On several GPUs:
+    torchrun --nproc-per-node 8 -m mvig_nas retrain ...
     """
     from mvig_nas.architecture import Architecture
-    from mvig_nas.image_data import check_same_classes, hold_out, read_split
-    from mvig_nas.model_folder import SUBFOLDER, TrainedModel, write_model
-    from mvig_nas.retrain import Plan, train_alone
+    from mvig_nas.retrain import Plan, Validation, train_alone
     from mvig_nas.training_loop import StopTraining
 
     folder: Path | None = options["out"]
@@ -73,25 +75,29 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
         asked = _read_asked(ctx, folder)
     else:
         asked = _asked(ctx, options)
-        name = asked["name"]
-        folder = folder or _RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{asked['plan']['seed']}"
+        folder = folder or new_run_folder(asked["name"], asked["plan"]["seed"])
     assert folder is not None
     architecture = Architecture.from_dict(asked["architecture"])
     plan = Plan.from_dict(asked["plan"])
-    train_images = read_split(options["data"], "train")
-    val_images = read_split(options["data"], "val")
-    check_same_classes(train_images, val_images)
-    if plan.recipe.hold_out:
-        train_images, _ = hold_out(train_images, plan.recipe.hold_out)
+    train_images, held_out, val_images = _images(options["data"], plan.recipe.hold_out)
     start = _start(asked["start"], architecture, train_images.classes)
     process, execution = execution_of(options)
     teacher = _teacher(plan, asked, train_images.classes, process.device)
     if process.is_first and not options["resume"]:
         _write_asked(folder, asked)
+    about = {
+        "plan": plan.to_dict(),
+        "teacher": None if teacher is None else teacher.to_dict(),
+        "start": asked["start"],
+        "images": train_images.digest,
+    }
     began = time.monotonic()
     try:
+        validation = Validation(
+            held_out, plan.recipe.preprocessing, folder, about, process=process, workers=options["workers"]
+        )
         with Bar("training", hidden=options["as_json"] or not process.is_first) as bar:
-            network = train_alone(
+            trained = train_alone(
                 architecture,
                 train_images,
                 plan.recipe,
@@ -106,6 +112,7 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
                 workers=options["workers"],
                 in_memory=options["in_memory"],
                 resume=options["resume"] and (folder / "state.pt").is_file(),
+                validate=validation,
                 on_progress=TrainingShown(bar, "training"),
             )
     except StopTraining as stop:
@@ -114,109 +121,14 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
         sys.exit(130)
     finally:
         process.leave()
-    if not process.is_first:
-        return
-    images = plan.recipe.preprocessing
-    found = _measured(network, val_images, images, architecture.resolution, options["workers"])
-    about = {
-        "accuracy": _shares(found),
-        "plan": plan.to_dict(),
-        "teacher": None if teacher is None else teacher.to_dict(),
-        "start": asked["start"],
-        "images": train_images.digest,
-    }
-    write_model(folder / SUBFOLDER, TrainedModel(network.cpu(), train_images.classes, images, about))
-    _print(found, folder / SUBFOLDER, options, seconds=time.monotonic() - began)
-
-
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path), metavar="FOLDER|PACKAGE")
-@data_option(help="Folder with val/CLASS/*.jpg.")
-@click.option(
-    "--images", "count", type=click.IntRange(1), help="So many of them, each class in proportion.  [default: all]"
-)
-@click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
-)
-@click.option("--torch-device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, or a GPU if any.")
-@click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images.")
-@device_option()
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="For classes.csv and confusion.png.")
-@json_option()
-def evaluate(model: Path, as_json: bool, **options: Any) -> None:
-    """Top-1 and top-5 of a trained model on the validation images, with its predicted latency.
-
-    FOLDER is one that `retrain` left. A PACKAGE is a classifier's .mlpackage: its program is executed here, operation
-    by operation, not by Core ML, so expect a second an image.
-    """
-    from mvig_nas.cli._inputs import load_latency
-    from mvig_nas.cli._output import print_json, print_table
-    from mvig_nas.image_data import read_split, subset
-    from mvig_nas.latency.card import plain
-
-    images = read_split(options["data"], "val")
-    if options["count"] is not None:
-        images = subset(images, options["count"])
-    architecture, classes, found = (_of_package if model.suffix == ".mlpackage" else _of_folder)(model, images, options)
-    latency = load_latency(options["device"])
-    low, high = latency.interval_ms([architecture], 0.8)
-    latency_ms = float(latency.predict_ms([architecture])[0])
-    if options["out"] is not None:
-        _write_evaluation(options["out"], found["mean"], classes)
-    if as_json:
-        print_json(
-            {
-                "accuracy": _shares(found),
-                "by_class": dict(zip(classes, plain(found["mean"].by_class.tolist()), strict=True)),
-                "images": len(images),
-                "device": options["device"],
-                "predicted_latency_ms": latency_ms,
-                "interval_ms": [float(low[0]), float(high[0])],
-            }
-        )
-        return
-    print_table(f"{len(images)} images, {options['precision']}", ["", "top-1", "top-5"], _rows(found))
-    shares = zip(found["mean"].by_class.tolist(), classes, strict=True)
-    worst = sorted((share, name) for share, name in shares if math.isfinite(share))[:3]
-    click.echo("Hardest classes: " + ", ".join(f"{name} {share:.1%}" for share, name in worst) + ".")
-    click.echo(
-        f"Predicted {latency_ms:.3f} ms on {options['device']} at {architecture.resolution} px, 80 % interval "
-        f"{low[0]:.2f}-{high[0]:.2f} ms."
-    )
-
-
-_Evaluated = tuple["Architecture", tuple[str, ...], "dict[str, Accuracy]"]
-
-
-def _of_folder(model: Path, images: Any, options: dict[str, Any]) -> _Evaluated:
-    from mvig_nas.image_data import check_classes
-    from mvig_nas.model_folder import read_model
-    from mvig_nas.training_loop import PRECISIONS, Process
-
-    trained = read_model(model)
-    check_classes(images, trained.classes)
-    architecture = trained.network.architecture
-    network = trained.network.to(Process.start(options["torch_device"]).device)
-    found = _measured(
-        network, images, trained.preprocessing, architecture.resolution, options["workers"],
-        PRECISIONS[options["precision"]],
-    )  # fmt: skip
-    return architecture, trained.classes, found
-
-
-def _of_package(package: Path, images: Any, options: dict[str, Any]) -> _Evaluated:
-    from mvig_nas import coreml
-    from mvig_nas.architecture import Architecture
-    from mvig_nas.errors import MvigNasError
-    from mvig_nas.measure import package_target
-
-    if options["precision"] == "bfloat16":
-        raise MvigNasError("a package is executed in float16 or float32, got bfloat16; take one of them.")
-    network = package_target(package).network
-    if not isinstance(network, Architecture):
-        raise MvigNasError(f"a package to evaluate must name its architecture, got none in {package}; export it again.")
-    found = coreml.package_accuracy(package, images, precision=options["precision"], workers=options["workers"])
-    return network, images.classes, {"mean": found}
+    if process.is_first:
+        found = validation.found
+        if held_out is not val_images:
+            found = measured(
+                trained.network, val_images, plan.recipe.preprocessing, architecture.resolution, options["workers"]
+            )
+        _write(folder, trained, found, train_images.classes, plan, about)
+        _print(found, folder, options, seconds=time.monotonic() - began)
 
 
 def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
@@ -319,42 +231,41 @@ def _start(asked: dict[str, str], architecture: "Architecture", classes: tuple[s
     return trained.supernet.extract(architecture).state_dict()
 
 
-def _measured(network: Any, images: Any, preprocessing: Any, resolution: int, workers: int, dtype: Any = None) -> Any:
-    import torch
+def _images(data: Path, held_out: float) -> "tuple[LabelledImages, LabelledImages, LabelledImages]":
+    """To train on, to choose by, and the validation images."""
+    from mvig_nas.image_data import check_same_classes, hold_out, read_split
 
-    from mvig_nas.evaluation import accuracies
-    from mvig_nas.image_data import EvaluationImages
-
-    batches = EvaluationImages(images, preprocessing, resolution, workers=workers)
-    return accuracies(network, batches, resolution, dtype or torch.float32)
-
-
-def _shares(found: "dict[str, Accuracy]") -> dict[str, dict[str, float]]:
-    return {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()}
+    train_images, val_images = read_split(data, "train"), read_split(data, "val")
+    check_same_classes(train_images, val_images)
+    return (*hold_out(train_images, held_out), val_images) if held_out else (train_images, val_images, val_images)
 
 
-def _rows(found: "dict[str, Accuracy]") -> list[list[str]]:
-    return [[_NAMES[name], f"{each.top1:.2%}", f"{each.top5:.2%}"] for name, each in found.items()]
+def _write(
+    folder: Path,
+    trained: "Trained",
+    found: "dict[str, Accuracy]",
+    classes: tuple[str, ...],
+    plan: "Plan",
+    about: dict[str, Any],
+) -> None:
+    from mvig_nas.evaluation import shares
+    from mvig_nas.model_folder import SUBFOLDER, TrainedModel, write_model
+
+    images = plan.recipe.preprocessing
+    write_model(folder / SUBFOLDER, TrainedModel(trained.network, classes, images, about | {"accuracy": shares(found)}))
+    if trained.last is not trained.network:
+        write_model(folder / _LAST, TrainedModel(trained.last, classes, images, about))
 
 
 def _print(found: "dict[str, Accuracy]", folder: Path, options: dict[str, Any], *, seconds: float) -> None:
     from mvig_nas.cli._output import print_json, print_table
+    from mvig_nas.evaluation import shares
+    from mvig_nas.model_folder import SUBFOLDER
 
+    folder = folder / SUBFOLDER
     if options["as_json"]:
-        print_json({"model": str(folder), "accuracy": _shares(found), "seconds": seconds})
+        print_json({"model": str(folder), "accuracy": shares(found), "seconds": seconds})
         return
-    print_table(f"Trained in {seconds:.0f} s; on the validation images", ["", "top-1", "top-5"], _rows(found))
+    print_table(f"Trained in {seconds:.0f} s; on the validation images", ["", "top-1", "top-5"], accuracy_rows(found))
     click.echo(f"Next: mvig-nas evaluate {folder} --data {options['data']}")
     click.echo(f"      mvig-nas export {folder} --out model.mlpackage")
-
-
-def _write_evaluation(out: Path, accuracy: "Accuracy", classes: tuple[str, ...]) -> None:
-    from mvig_nas.files import make_folder, save
-    from mvig_nas.report.confusion import confusion_png
-
-    make_folder(out)
-    counts = accuracy.confusion.sum(axis=1).tolist()
-    rows = zip(classes, counts, accuracy.by_class.tolist(), strict=True)
-    lines = ["class,images,top1", *(f"{name},{count},{share:.4f}" for name, count, share in rows)]
-    save(out / "classes.csv", "\n".join(lines) + "\n")
-    save(out / "confusion.png", confusion_png(accuracy.confusion, classes))

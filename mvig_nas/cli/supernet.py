@@ -1,7 +1,6 @@
 """`mvig-nas supernet`: train one set of weights for a whole space, and check its ranking."""
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from mvig_nas.cli._training import (
     RECIPE_OPTIONS,
     TrainingShown,
     execution_of,
+    new_run_folder,
     recipe_names,
     with_options,
 )
@@ -21,7 +21,6 @@ from mvig_nas.cli._training import (
 if TYPE_CHECKING:
     from mvig_nas.train_supernet import LatencyRange
 
-_RUNS = Path("results/runs")
 _RECIPE = "small"
 
 
@@ -90,6 +89,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     check_same_classes(train_images, read_split(options["data"], "val"))
     if recipe.hold_out:
         train_images, _ = hold_out(train_images, recipe.hold_out)
+    folder = folder or new_run_folder(f"supernet-{space.name}", recipe.seed)
     process, execution = execution_of(options)
     labels: dict[str, Any] = {}
     latency_range = _latency_range(options, labels)
@@ -112,7 +112,6 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         progressive=options["progressive"],
         teacher_share=options["teacher_share"],
     )
-    folder = folder or _RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-supernet-{space.name}-seed{recipe.seed}"
     try:
         with Bar("supernet", hidden=not process.is_first) as bar:
             outcome = train_supernet(

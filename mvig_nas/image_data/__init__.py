@@ -1,7 +1,15 @@
 """Image folders to batches, each a pure function of seeds and of its number, whatever the number of workers."""
 
 from mvig_nas.image_data._batches import EvaluationImages, TrainingImages
-from mvig_nas.image_data._folders import LabelledImages, check_classes, check_same_classes, hold_out, read_split, subset
+from mvig_nas.image_data._folders import (
+    LabelledImages,
+    check_classes,
+    check_same_classes,
+    hold_out,
+    read_split,
+    share,
+    subset,
+)
 from mvig_nas.image_data._preprocessing import Preprocessing
 from mvig_nas.image_data._resize import resized
 from mvig_nas.image_data._seeds import seeded
@@ -17,5 +25,6 @@ __all__ = [
     "read_split",
     "resized",
     "seeded",
+    "share",
     "subset",
 ]

@@ -148,6 +148,11 @@ def subset(images: LabelledImages, count: int, seed: int = 0) -> LabelledImages:
     return _chosen(images, (index for _, _, index in order[:count]))
 
 
+def share(images: LabelledImages, rank: int, world_size: int) -> LabelledImages:
+    """The images that one of so many processes looks at, every one in one share; a share may be empty."""
+    return _chosen(images, range(rank, len(images), world_size))
+
+
 def _entries(folder: Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 

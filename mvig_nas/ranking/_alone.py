@@ -146,7 +146,7 @@ def _train(
         in_memory=in_memory,
         resume=state.is_file(),
         on_progress=on_progress,
-    )
+    ).network
     images = EvaluationImages(val_images, recipe.preprocessing, architecture.resolution, workers=workers)
     accuracy = top1(network, images, architecture.resolution)
     seconds = time.monotonic() - began

@@ -1,7 +1,7 @@
 """Training one architecture by itself."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +16,23 @@ from mvig_nas.retrain._distillation import Distillation
 from mvig_nas.retrain._step import AskTeacher, ClassificationStep
 from mvig_nas.retrain._teacher_cache import TeacherCache
 from mvig_nas.teacher import Teacher
-from mvig_nas.training_loop import Execution, Process, Progress, Recipe, images_of, steps_of, train
+from mvig_nas.training_loop import Execution, Process, Progress, Recipe, Validate, images_of, steps_of, train
 
 _WEIGHTS_SEED = 3
 _CLASSIFIERS = ("head.", "head_dist.")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of a training.
+
+    Attributes:
+        network: with the weights' moving average, if the recipe has one.
+        last: with the weights of the last step; `network` itself where there is no average.
+    """
+
+    network: MobileViG
+    last: MobileViG
 
 
 def train_alone(
@@ -38,9 +51,10 @@ def train_alone(
     workers: int = 0,
     in_memory: bool = False,
     resume: bool = False,
+    validate: Validate | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-) -> MobileViG:
-    """Train an architecture on images of its own resolution; other options as in `train_supernet`.
+) -> Trained:
+    """Train an architecture on images of its own resolution; other options as in `training_loop.train`.
 
     Args:
         architecture: the network's; one with a teacher has a second classifier, which learns from it.
@@ -53,6 +67,7 @@ def train_alone(
         start: a network's weights to begin with, such as a supernet's slices, in place of fresh ones. A second
             classifier that is missing there is a copy of the first; where both are, they begin afresh.
         labels: plain values that name `start`, so that a resumed training is the same.
+        workers, in_memory: as in `training_loop.images_of`.
 
     Raises:
         MvigNasError: see `training_loop.train`; `start` holds other weights than the network's.
@@ -96,10 +111,12 @@ def train_alone(
         process=process,
         execution=execution,
         resume=resume,
+        validate=validate,
         on_progress=on_progress,
     )
-    trained = cast(MobileViG, outcome.model)
-    trained.set_distilled_training(enable=False)
+    trained = Trained(cast(MobileViG, outcome.model), cast(MobileViG, outcome.last))
+    for each in (trained.network, trained.last):
+        each.set_distilled_training(enable=False)
     return trained
 
 

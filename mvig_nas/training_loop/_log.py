@@ -12,7 +12,7 @@ from typing import Any
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 
-FILE = "log.csv"
+FILE, VALIDATION = "log.csv", "validation.csv"
 BOARD = "tensorboard"
 
 
@@ -21,7 +21,7 @@ class Progress:
     """State of a training after a step.
 
     `images_per_second` counts images of this run, over all processes; `waiting` is the share of its time spent waiting
-    for images.
+    for images. A `message`, of a rollback or a validation, comes by itself: the figures beside it say nothing.
     """
 
     step: int
@@ -35,7 +35,7 @@ class Progress:
 
 
 class Log:
-    """Appends rows to `log.csv`, and scalars to a TensorBoard file of its own in `tensorboard/`.
+    """Appends rows to `log.csv` and `validation.csv`, and scalars to a TensorBoard file of its own in `tensorboard/`.
 
     Rows past the step that a run goes on from are removed: they come again.
 
@@ -47,8 +47,9 @@ class Log:
         # SummaryWriter writes in a thread, and waits for ever where that has met a full disk.
         from tensorboardX.event_file_writer import EventsWriter
 
-        self._path = folder / FILE
-        self._columns: list[str] = []
+        self._folder = folder
+        self._columns: dict[str, list[str]] = {}
+        self._last: dict[str, int] = {}  # step in each file's last row
         with _writable(folder):
             (folder / BOARD).mkdir(exist_ok=True)
             # The time in the name is in whole seconds, and a second run may begin within the same.
@@ -59,40 +60,44 @@ class Log:
         """Forget the rows after this step."""
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._columns = []
-        if self._path.is_file():
-            with self._path.open(newline="", encoding="utf-8") as file:
+        self._columns, self._last = {}, {}
+        for path in (self._folder / name for name in (FILE, VALIDATION)):
+            if not path.is_file():
+                continue
+            with path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.DictReader(file) if _is_before(row, step)]
             if kept:
-                self._columns = list(kept[0])
-                save(self._path, _csv(self._columns, kept, header=True))
+                self._columns[path.name], self._last[path.name] = list(kept[0]), int(kept[-1]["step"])
+                save(path, _csv(list(kept[0]), kept, header=True))
             else:
-                self._path.unlink()
+                path.unlink()
         # A session's start makes readers drop what earlier ones wrote from this step on.
         start = Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
-        with _writable(self._path.parent):
+        with _writable(self._folder):
             self._board.write_event(start)
             self._board.flush()
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """A row; the first one names the columns."""
+    def write(self, step: int, values: Mapping[str, float], name: str = FILE) -> None:
+        """A row of the file of this name, unless it has that step already; its first row names the columns."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
+        if step <= self._last.get(name, -1):
+            return
+        self._last[name] = step
         row = {"step": step, **values}
-        is_first = not self._columns
-        if is_first:
-            self._columns = list(row)
-        with _writable(self._path):
-            with self._path.open("a", newline="", encoding="utf-8") as file:
-                file.write(_csv(self._columns, [row], header=is_first))
-            for name, value in values.items():
-                self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        is_first = name not in self._columns
+        columns = self._columns.setdefault(name, list(row))
+        with _writable(self._folder / name):
+            with (self._folder / name).open("a", newline="", encoding="utf-8") as file:
+                file.write(_csv(columns, [row], header=is_first))
+            for title, value in values.items():
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(title, value)))
             self._board.flush()
 
     def close(self) -> None:
         """Close what is open."""
-        with _writable(self._path):
+        with _writable(self._folder):
             self._board.close()
 
 

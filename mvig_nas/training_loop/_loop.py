@@ -31,7 +31,7 @@ from mvig_nas.training_loop._checkpoint import (
     write_checkpoint,
 )
 from mvig_nas.training_loop._guard import Guard, Rollback
-from mvig_nas.training_loop._log import Log, Progress
+from mvig_nas.training_loop._log import VALIDATION, Log, Progress
 from mvig_nas.training_loop._process import Process
 from mvig_nas.training_loop._recipe import Recipe
 
@@ -68,6 +68,17 @@ class Step(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Validated:
+    """What a validation found: scalars for the log, under names other than the training's own, and a line to show."""
+
+    values: Mapping[str, float]
+    message: str
+
+
+Validate = Callable[[nn.Module, int], Validated]  # the model, or its moving average, after so many whole epochs
+
+
 class StopTraining(MvigNasError):  # noqa: N818 - it is no error
     """The training was asked to stop (SIGTERM, Ctrl-C) and has saved its state."""
 
@@ -81,6 +92,7 @@ class Execution:
         channels_last: memory layout that GPUs are faster with.
         checkpoint_minutes: time between checkpoints.
         stop_after: number of steps after which to save and stop, as if a signal had come.
+        validate_every: epochs between validations, where there is something to validate with; 0 for the end alone.
         compiled: whether torch compiles the model first, which takes a minute; for single networks.
 
     Raises:
@@ -92,6 +104,7 @@ class Execution:
     checkpoint_minutes: float = 10.0
     stop_after: int | None = None
     compiled: bool = False
+    validate_every: int = 1
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -100,16 +113,22 @@ class Execution:
             raise MvigNasError(f"`checkpoint_minutes` must be at least 0, got {self.checkpoint_minutes}.")
         if self.stop_after is not None and self.stop_after < 1:
             raise MvigNasError(f"`stop_after` must be at least 1, got {self.stop_after}; leave it out to go on.")
+        if self.validate_every < 0:
+            raise MvigNasError(
+                f"`validate_every` must be at least 0, got {self.validate_every}; 0 is for the end alone."
+            )
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a training: the model (its moving average, if the recipe has one) and the rollbacks on the way.
 
-    `seconds` are this run's, without those before it was resumed.
+    `last` has the weights of the last step, which are the model's unless that is an average. `seconds` are this run's,
+    without those before it was resumed.
     """
 
     model: nn.Module
+    last: nn.Module
     rollbacks: tuple[Rollback, ...]
     seconds: float
 
@@ -145,6 +164,7 @@ def train(
     process: Process | None = None,
     execution: Execution | None = None,
     resume: bool = False,
+    validate: Validate | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Train `step.model` to the end of the recipe.
@@ -158,7 +178,8 @@ def train(
         process: this process among several.
         execution: how to do it.
         resume: go on from the checkpoint in `folder`.
-        on_progress: called in the first process after every step, and after a rollback.
+        validate: called in every process at the end, and before that every `execution.validate_every` epochs.
+        on_progress: called in the first process after every step, validation and rollback.
 
     Raises:
         MvigNasError: `folder` holds a training and `resume` is not set; it is not the same training; the loss diverges
@@ -179,6 +200,7 @@ def train(
         identity=identity,
         process=process,
         execution=execution or Execution(),
+        validate=validate,
         on_progress=on_progress,
     )
     with _signals() as stopped:
@@ -196,8 +218,10 @@ class _Run:
         identity: Mapping[str, Any],
         process: Process,
         execution: Execution,
+        validate: Validate | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
+        self.validate = validate
         self.take_step, self.images, self.recipe, self.folder = step, images, recipe, folder
         self.process, self.execution, self.on_progress = process, execution, on_progress
         self.identity = {"recipe": recipe.to_dict(), "images": images.images.digest, **identity}
@@ -247,8 +271,12 @@ class _Run:
                 self._go_on(log, lambda: stopped() or self.done >= stop_at)
             if self.saved != self.done:
                 self._save()
-        model = self.model if self.average is None else self.average.module
-        return Outcome(cast(nn.Module, model), tuple(self.rollbacks), time.monotonic() - began)
+            self._validate(log)
+        return Outcome(self._averaged, self.model, tuple(self.rollbacks), time.monotonic() - began)
+
+    @property
+    def _averaged(self) -> nn.Module:
+        return self.model if self.average is None else cast(nn.Module, self.average.module)
 
     def _go_on(self, log: Log | None, stopped: Callable[[], bool]) -> None:
         """Take steps up to the last, or to one that diverges and is rolled back."""
@@ -282,6 +310,10 @@ class _Run:
                 self.sums, self.summed = {}, 0
             if values:
                 self._show(values["loss"], rate, waited / seconds)
+            if self._ends_epochs():
+                paused = time.monotonic()
+                self._validate(log)
+                began += time.monotonic() - paused
             self._save_or_stop(stopped())
 
     def _save_or_stop(self, stopped: bool) -> None:
@@ -293,6 +325,23 @@ class _Run:
             self._save()
         if stops:
             raise StopTraining(f"training was stopped at step {self.done} of {self.steps} and has been saved.")
+
+    def _ends_epochs(self) -> bool:
+        """Whether the last step was the last of as many epochs as lie between validations, and not of all."""
+        every = self.execution.validate_every
+        if not every or self.done == self.steps:
+            return False
+        before, now = ((self.done - less) * self.recipe.epochs // (self.steps * every) for less in (1, 0))
+        return before != now
+
+    def _validate(self, log: Log | None) -> None:
+        if self.validate is None:
+            return
+        self._average_buffers()
+        found = self.validate(self._averaged, self.done * self.recipe.epochs // self.steps)
+        if log is not None:
+            log.write(self.done, found.values, VALIDATION)
+        self._show(math.nan, 0.0, 0.0, found.message)
 
     @property
     def _rate(self) -> float:
@@ -383,8 +432,7 @@ class _Run:
 
     def _save(self) -> None:
         """Write the state; all processes must come here."""
-        for model in (self.model, *(() if self.average is None else (self.average.module,))):
-            self.process.average_buffers(model)
+        self._average_buffers()
         self.saved, self.saved_at = self.done, time.monotonic()
         if not self.process.is_first:
             return
@@ -400,6 +448,10 @@ class _Run:
                 **self._history(),
             },
         )
+
+    def _average_buffers(self) -> None:
+        for model in dict.fromkeys((self.model, self._averaged)):
+            self.process.average_buffers(model)
 
     def _history(self) -> dict[str, Any]:
         return {
