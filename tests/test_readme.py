@@ -45,6 +45,8 @@ def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
             arguments += ["--epochs", "2"]
         elif arguments[:2] == ["supernet", "rank"]:
             arguments += ["-n", "4", "--epochs", "1", "--no-proxies"]
+        elif arguments[0] == "measure":
+            arguments += ["--pause", "0.1s"]  # which a busy computer would be given
         program = [sys.executable, "-c", "from mvig_nas.cli import main; main()", *arguments]
         done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr}"
