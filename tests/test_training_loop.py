@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import ctypes
 import math
 import os
 import random
@@ -37,6 +38,7 @@ from mvig_nas.training_loop import (
     train,
 )
 from mvig_nas.training_loop._guard import Guard
+from mvig_nas.training_loop._memory import freed_memory_kept
 from tests.images import write_images
 from tests.strategies import REPOSITORY
 from tests.tiny_training import ALONE_RECIPE, RECIPE, SPACE, PixelStep, pixel_images, train_pixels
@@ -737,3 +739,18 @@ class TestProcess:
 
 def test_every_entry_of_a_recipe_is_checked_on_resuming() -> None:
     assert {field.name for field in fields(Recipe)} == set(Recipe().to_dict())
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_memory_of_a_step_serves_the_next_on_a_cpu() -> None:
+    def pages_taken(rounds: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(rounds):
+            activations = [torch.ones(4_000_000) for _ in range(8)]
+            del activations
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with freed_memory_kept():
+        first = pages_taken(1)
+        assert pages_taken(4) < 0.1 * first + 50
+    assert pages_taken(1) > 0.5 * first, "at the end it is all handed back"

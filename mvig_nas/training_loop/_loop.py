@@ -32,6 +32,7 @@ from mvig_nas.training_loop._checkpoint import (
 )
 from mvig_nas.training_loop._guard import Guard, Rollback
 from mvig_nas.training_loop._log import VALIDATION, Log, Progress
+from mvig_nas.training_loop._memory import freed_memory_kept
 from mvig_nas.training_loop._process import Process
 from mvig_nas.training_loop._recipe import Recipe
 
@@ -203,7 +204,8 @@ def train(
         validate=validate,
         on_progress=on_progress,
     )
-    with _signals() as stopped:
+    on_cpu = process.device.type == "cpu"
+    with _signals() as stopped, freed_memory_kept() if on_cpu else contextlib.nullcontext():
         return run(resume, stopped)
 
 
