@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -104,6 +105,29 @@ class TestValidation:
         (tmp_path / "best" / "model.safetensors").write_bytes(b"0")
         with pytest.raises(MvigNasError, match=r"model\.safetensors must hold the weights"):
             trained(data, tmp_path, recipe=replace(RECIPE, epochs=2), resume=True)
+
+    def test_a_full_disk_loses_no_weights(self, data: Path, tmp_path: Path) -> None:
+        """A limit on the size of files fails like one."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def fill(progress: Progress) -> None:
+            if progress.step == 9:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+
+        try:
+            with pytest.raises(MvigNasError, match=r"must be writable, got '.*'; .* make room") as caught:
+                trained(data, tmp_path / "run", on_progress=fill, execution=Execution(checkpoint_minutes=0))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "\n" not in str(caught.value)
+        assert read_checkpoint(tmp_path / "run")["step"] == 8
+        before = read_model(tmp_path / "run" / "best").about
+        assert before["epoch"] <= 2
+        trained(data, tmp_path / "run", resume=True)
+        trained(data, tmp_path / "whole")
+        assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+        one, other = (read_checkpoint(tmp_path / name)["model"] for name in ("run", "whole"))
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
     def test_a_damaged_image_is_named(self, tmp_path: Path) -> None:
         copy = write_images(tmp_path / "copy", val=2)
