@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mvig_nas.architecture import Architecture
 from mvig_nas.cli import cli
 from mvig_nas.cli._inputs import load_plan
+from mvig_nas.cli.retrain import retrain
 from mvig_nas.errors import MvigNasError
 from mvig_nas.evaluation import accuracies
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, TrainingImages, read_split
@@ -26,7 +27,7 @@ from mvig_nas.network import build
 from mvig_nas.retrain import ClassificationStep, Distillation, Plan, TeacherCache, teacher_loss, train_alone
 from mvig_nas.supernet import Supernet
 from mvig_nas.teacher import Teacher, load_teacher
-from mvig_nas.training_loop import Execution
+from mvig_nas.training_loop import Execution, Recipe
 from tests.images import write_images
 from tests.test_teacher import TINY, saved
 from tests.tiny_training import RECIPE, SPACE
@@ -73,6 +74,11 @@ class TestPlan:
         assert (plan.recipe.epochs, plan.recipe.mixup, plan.recipe.preprocessing.random_erasing) == (7, 0.0, 0.1)
         assert plan.distillation.share == 0.2
         assert load_plan("short", {}, {"teacher": "none"}).teacher is None
+        bare = load_plan("mobilevig-300ep", {"rand_augment": "none", "clip": 0.0, "crop_scale": (0.5, 1.0)}, {}).recipe
+        assert (bare.clip, bare.preprocessing.rand_augment, bare.preprocessing.crop_scale) == (None, None, (0.5, 1.0))
+        options = {option.name for option in retrain.params}
+        entries = {entry.name for kind in (Recipe, Preprocessing, Distillation) for entry in fields(kind)}
+        assert entries - options == {"preprocessing"}
         assert Plan.from_dict(plan.to_dict()) == plan
 
     @pytest.mark.parametrize(

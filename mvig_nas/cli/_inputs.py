@@ -142,6 +142,8 @@ def _naming(path: Path) -> Iterator[None]:
 def changed_recipe(values: Mapping[str, Any], given: Mapping[str, Any]) -> "Recipe":
     """The recipe of these values, with the entries of `given`, `Preprocessing`'s among them, in place of its own.
 
+    A `rand_augment` of `none` and a `clip` of 0 are none.
+
     Raises:
         MvigNasError: an unknown entry, or a value out of range.
         TypeError: a value of the wrong type.
@@ -151,6 +153,8 @@ def changed_recipe(values: Mapping[str, Any], given: Mapping[str, Any]) -> "Reci
     from mvig_nas.image_data import Preprocessing
     from mvig_nas.training_loop import Recipe
 
+    none = {"rand_augment": "none", "clip": 0}
+    given = {key: None if key in none and value == none[key] else value for key, value in given.items()}
     own = {field.name for field in fields(Preprocessing)}
     images = {key: value for key, value in given.items() if key in own}
     rest = {key: value for key, value in given.items() if key not in own}
