@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data._folders import LabelledImages
 from mvig_nas.image_data._preprocessing import Preprocessing, Transform, read_image
-from mvig_nas.image_data._seeds import seed_of, seeded
+from mvig_nas.image_data._seeds import generators_kept, reseed, seed_of
 
 Batch = tuple[Tensor, Tensor]  # (B, 3, R, R) float32, (B,) int64
 Key = tuple[int, int, int]  # epoch, place in the list of images, copy
@@ -145,13 +145,19 @@ class _TrainingSamples(Dataset[Sample | MvigNasError]):
         self.decoded: dict[int, Image.Image] | None = {} if in_memory else None
 
     def __getitem__(self, key: Key) -> Sample | MvigNasError:
-        epoch, index, copy = key
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample | MvigNasError]:
+        with generators_kept():
+            return [self._augmented(*key) for key in keys]
+
+    def _augmented(self, epoch: int, index: int, copy: int) -> Sample | MvigNasError:
         try:
             image = self._image(index)
         except MvigNasError as error:
             return error
-        with seeded(_AUGMENTATION, self.seed, epoch, index, *([copy] if copy else [])):
-            return self.transform(image), self.images.targets[index]
+        reseed(_AUGMENTATION, self.seed, epoch, index, *([copy] if copy else []))
+        return self.transform(image), self.images.targets[index]
 
     def _image(self, index: int) -> Image.Image:
         if self.decoded is None:
