@@ -99,6 +99,11 @@ class TestPlan:
             load_plan(str(path), {}, {})
         assert "plan.toml" in str(caught.value)
 
+    def test_a_wrong_option_does_not_blame_the_file(self) -> None:
+        for given, taught in (({"optimizer": "adamww"}, {}), ({}, {"share": 2.0})):
+            with pytest.raises(MvigNasError, match=r"^(`optimizer`|the teacher's share) must be"):
+                load_plan("short", given, taught)
+
 
 class _Fixed(nn.Module):
     """Two heads' logits that are parameters, whatever the image."""

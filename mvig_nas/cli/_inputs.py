@@ -99,7 +99,8 @@ def load_recipe(name: str, given: Mapping[str, Any]) -> "Recipe":
     with _naming(path):
         if "distillation" in values:
             raise MvigNasError("a supernet's recipe must have no table `distillation`; it is a plan, for `retrain`.")
-        return changed_recipe(values, given)
+        changed_recipe(values, {})  # what is wrong in the file by itself is told with its name
+    return changed_recipe(values, given)
 
 
 def load_plan(name: str, given: Mapping[str, Any], taught: Mapping[str, Any]) -> "Plan":
@@ -115,10 +116,11 @@ def load_plan(name: str, given: Mapping[str, Any], taught: Mapping[str, Any]) ->
     path = shipped.recipe_path(name)
     values = _read_recipe(path)
     with _naming(path):
-        distillation = {**values.pop("distillation", {}), **taught}
-        if distillation.get("teacher") == "none":
-            distillation["teacher"] = None
-        return Plan.from_dict({**changed_recipe(values, given).to_dict(), "distillation": distillation})
+        Plan.from_dict(values)  # as for a recipe
+    distillation = {**values.pop("distillation", {}), **taught}
+    if distillation.get("teacher") == "none":
+        distillation["teacher"] = None
+    return Plan.from_dict({**changed_recipe(values, given).to_dict(), "distillation": distillation})
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
