@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from mvig_nas.evaluation import Accuracy, accuracies, shares
@@ -46,8 +47,8 @@ class Validation:
     ) -> None:
         self.found: dict[str, Accuracy] = {}
         self._classes, self._preprocessing, self._workers = images.classes, preprocessing, workers
-        self._process = process
-        self._own = images if process is None else share(images, process.rank, process.world_size)
+        self._process = process or Process(torch.device("cpu"))
+        self._own = share(images, self._process.rank, self._process.world_size)
         self._folder, self._about = folder / BEST, {**about, "validation_images": images.digest}
         self._batches: EvaluationImages | None = None
         self._best = -1.0
@@ -65,7 +66,7 @@ class Validation:
         is_best = top1 > self._best
         if is_best:
             self._best = top1
-            if self._process is None or self._process.is_first:
+            if self._process.is_first:
                 about = {**self._about, "epoch": epoch, "accuracy": shares(self.found)}
                 write_model(self._folder, TrainedModel(network, self._classes, self._preprocessing, about))
         values = {
@@ -75,4 +76,4 @@ class Validation:
         return Validated({"epoch": epoch, **values}, f"epoch {epoch}: top-1 {top1:.2%}{better}")
 
     def _add_up(self, counts: Tensor) -> Tensor:
-        return counts if self._process is None else self._process.sum(counts.to(self._process.device)).cpu()
+        return self._process.sum(counts.to(self._process.device)).cpu()
