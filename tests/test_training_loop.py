@@ -64,7 +64,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def lasting(folder: Path) -> list[dict[str, str]]:
     """Rows of the log, less what depends on the time it took."""
-    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows(folder)]
+    paces = ("images_per_second", "waiting")
+    return [{name: value for name, value in row.items() if name not in paces} for row in rows(folder)]
 
 
 def assert_same(one: Any, other: Any) -> None:

@@ -307,8 +307,9 @@ class _Run:
                 self.sums[name] = self.sums.get(name, 0.0) + value
             if self.summed and (self.done % _SHOWN == 0 or self.done == self.steps):
                 means = {name: value / self.summed for name, value in self.sums.items()}
+                pace = {"images_per_second": rate, "waiting": waited / seconds}
                 if log is not None:
-                    log.write(self.done, {**means, "learning_rate": self._rate, "images_per_second": rate})
+                    log.write(self.done, {**means, "learning_rate": self._rate, **pace})
                 self.sums, self.summed = {}, 0
             if values:
                 self._show(values["loss"], rate, waited / seconds)
