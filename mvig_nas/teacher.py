@@ -94,7 +94,8 @@ def load_teacher(
     # building draws random weights, and the student's must not depend on that
     with seeded(0):
         network = _downloaded(name) if checkpoint is None else _built(name, config.classifier, checkpoint)
-    network = network.eval().requires_grad_(False).to(device)
+    # the layout that a training gives its images
+    network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     settings = resolve_model_data_config(network)
     size = settings["input_size"][-2:] if resolution is None else (resolution, resolution)
     outputs = _outputs(name, network, size, config.min_input_size, device)
