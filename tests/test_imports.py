@@ -15,6 +15,7 @@ PACKAGE = Path(mvig_nas.__file__).parent
 ORDER = (
     "errors",
     "files",
+    "futures",
     "plots",
     "architecture",
     "search_space",

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mvig_nas.coreml._package import METADATA_PREFIX, SavedProgram, content_sha2
 from mvig_nas.coreml._verify import Verification, verify
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim, save
+from mvig_nas.futures import as_completed
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

@@ -3,12 +3,13 @@
 import copy
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mvig_nas import device_log
 from mvig_nas.device_log import Device
 from mvig_nas.errors import MvigNasError
+from mvig_nas.futures import as_completed
 from mvig_nas.measure._backend import Backend, Target
 from mvig_nas.measure._session import Board, Progress, Session, Settings, Show, Unit
 from mvig_nas.measure._worker import Job, Queue, Worker, on_one_line
