@@ -1,6 +1,6 @@
 """Images a second of `retrain`'s loop over those of a loop of timm's parts, put together as timm's train script is.
 
-Run: python -m benchmarks.training_rate --data IMAGENETTE [--rounds 5] [--steps 12]
+Run: python -m benchmarks.training_rate --data IMAGENETTE [--rounds 5] [--steps 12] [--network NAME]
 Both train the same architecture by the same recipe on the same folder with the same number of reading processes, one
 thread each. They take turns; a round is so many steps after three that are not counted. The ratio is the median over
 the rounds. timm's loop stands below: ImageDataset and create_loader, Mixup, create_optimizer_v2, CosineLRScheduler,
@@ -117,6 +117,7 @@ def rate_ours(architecture: Architecture, images: LabelledImages, recipe: Recipe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--network", choices=ARCHITECTURES, help="one alone")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
@@ -127,6 +128,8 @@ def main() -> None:
     for (name, architecture), (plan, changes), workers in itertools.product(
         ARCHITECTURES.items(), PLANS.items(), (0, 1)
     ):
+        if options.network not in (None, name):
+            continue
         recipe = replace(Plan.from_dict(tomllib.loads(shipped.recipe_path(plan).read_text())).recipe, **changes)
         rates: list[list[float]] = [[], []]
         for number in range(options.rounds):
