@@ -1,6 +1,7 @@
 """MobileViG-Ti and the winner of a search at its latency, trained on Imagenette with and without a teacher.
 
     python -m benchmarks.retrain_imagenette train --data IMAGENETTE --teacher-checkpoint FILE [--seed N ...]
+    python -m benchmarks.retrain_imagenette teacher --data IMAGENETTE --teacher-checkpoint FILE
     python -m benchmarks.retrain_imagenette report
 
 `train` runs `mvig-nas retrain` sixteen epochs at 96 px for every network, with and without the teacher and for every
@@ -20,10 +21,13 @@ from statistics import mean
 from typing import Any
 
 import click
+import torch
 
 from mvig_nas import shipped
 from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.image_data import EvaluationImages, Preprocessing, read_split, subset
 from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
+from mvig_nas.teacher import load_teacher
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "results" / "runs" / "retrain_imagenette"
@@ -45,7 +49,7 @@ def main() -> None:
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1), show_default=True)
 def train(data: Path, teacher_checkpoint: Path, seeds: tuple[int, ...]) -> None:
     """Every training that is not done."""
-    taught = ["--teacher", TEACHER, "--teacher-checkpoint", str(teacher_checkpoint), "--teacher-resolution", "128"]
+    taught = ["--teacher", TEACHER, "--teacher-checkpoint", str(teacher_checkpoint), "--teacher-resolution", "160"]
     taught += ["--teacher-cache", str(RUNS / "cache")]
     for seed in seeds:
         for name, target in NETWORKS.items():
@@ -64,6 +68,23 @@ def train(data: Path, teacher_checkpoint: Path, seeds: tuple[int, ...]) -> None:
                 subprocess.run([*command, *execution], check=True)
 
 
+@main.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True)
+@click.option("--teacher-checkpoint", type=click.Path(path_type=Path), required=True)
+@click.option("--images", type=int, default=600, show_default=True)
+def teacher(data: Path, teacher_checkpoint: Path, images: int) -> None:
+    """The teacher's own top-1 on centre crops of 96 px, by the resolution that it sees them at."""
+    torch.set_num_threads(1)
+    look = Preprocessing()
+    for split in ("train", "val"):
+        some = subset(read_split(data, split), images)
+        batches = list(EvaluationImages(some, look, 96))
+        for resolution in (96, 128, 160, 224):
+            taught = load_teacher(TEACHER, some.classes, look, checkpoint=teacher_checkpoint, resolution=resolution)
+            right = sum(int((taught(batch).argmax(dim=1) == targets).sum()) for batch, targets in batches)
+            print(f"{split}, enlarged to {resolution} px: {right / len(some):.1%}", flush=True)
+
+
 def architecture_of(name: str) -> Architecture:
     if name in PRESETS:
         return PRESETS[name]
@@ -71,14 +92,23 @@ def architecture_of(name: str) -> Architecture:
 
 
 def finished(runs: Path) -> list[dict[str, Any]]:
-    """Top-1 in points of every finished training: as the network answers, and of each classifier."""
+    """Top-1 of every finished training: as the network answers, of each classifier, and on the training images."""
     rows = []
     for path in sorted(runs.glob("*-seed*/model/config.json")):
         name, kind, seed = path.parent.parent.name.rsplit("-", 2)
         accuracy = json.loads(path.read_text())["mvig_nas"]["about"]["accuracy"]
         both = {head: accuracy[head]["top1"] if head in accuracy else None for head in ("mean", "labels", "teacher")}
-        rows.append({"network": name, "trained": kind, "seed": int(seed.removeprefix("seed")), **both})
+        row = {"network": name, "trained": kind, "seed": int(seed.removeprefix("seed")), **both}
+        rows.append(row | while_training(path.parent.parent / "log.csv"))
     return rows
+
+
+def while_training(log: Path) -> dict[str, float]:
+    """Mean top-1 on the augmented training images, of the labels' classifier, in every quarter of the steps."""
+    with log.open(newline="") as file:
+        top1 = [float(row["top1"]) for row in csv.DictReader(file)]
+    quarter = len(top1) // 4
+    return {f"training_{number}": mean(top1[quarter * (number - 1) : quarter * number]) for number in (1, 2, 3, 4)}
 
 
 @main.command()
