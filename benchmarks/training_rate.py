@@ -53,7 +53,9 @@ PLANS = {"short": {}, "mobilevig-300ep": {"batch_size": 64, "micro_batch_size": 
 def theirs(architecture: Architecture, images: LabelledImages, recipe: Recipe, workers: int) -> Iterator[None]:
     """A step each time; endless."""
     network = build(architecture, len(images.classes), layer_scale_init=recipe.layer_scale_init)
-    optimizer = create_optimizer_v2(network, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=0.05)
+    optimizer = create_optimizer_v2(
+        network, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
     steps = recipe.epochs * (len(images) // recipe.batch_size)
     scheduler = CosineLRScheduler(optimizer, t_initial=steps, t_in_epochs=False)
     side = architecture.resolution
@@ -72,7 +74,9 @@ def theirs(architecture: Architecture, images: LabelledImages, recipe: Recipe, w
     mixup = None
     loss_fn: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
     if recipe.mixup or recipe.cutmix:
-        mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=10)
+        mixup = Mixup(
+            recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=len(images.classes)
+        )
         loss_fn = SoftTargetCrossEntropy()
     average = ModelEmaV3(network, decay=recipe.ema_decay) if recipe.ema_decay else None
     losses, updates = AverageMeter(), 0

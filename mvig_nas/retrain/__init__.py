@@ -5,10 +5,9 @@ from mvig_nas.retrain._plan import Plan
 from mvig_nas.retrain._step import ClassificationStep
 from mvig_nas.retrain._teacher_cache import TeacherCache
 from mvig_nas.retrain._train import Trained, train_alone
-from mvig_nas.retrain._validation import BEST, Validation
+from mvig_nas.retrain._validation import Validation
 
 __all__ = [
-    "BEST",
     "KINDS",
     "ClassificationStep",
     "Distillation",

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from mvig_nas.evaluation import Accuracy, accuracies, shares
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, share
-from mvig_nas.model_folder import TrainedModel, read_model, write_model
+from mvig_nas.model_folder import CONFIG, TrainedModel, read_model, write_model
 from mvig_nas.network import MobileViG
 from mvig_nas.training_loop import Process, Validated
 
-BEST = "best"  # in a training's folder
+_BEST = "best"  # in a training's folder
 
 
 class Validation:
@@ -49,10 +49,10 @@ class Validation:
         self._classes, self._preprocessing, self._workers = images.classes, preprocessing, workers
         self._process = process or Process(torch.device("cpu"))
         self._own = share(images, self._process.rank, self._process.world_size)
-        self._folder, self._about = folder / BEST, {**about, "validation_images": images.digest}
+        self._folder, self._about = folder / _BEST, {**about, "validation_images": images.digest}
         self._batches: EvaluationImages | None = None
         self._best = -1.0
-        if (self._folder / "config.json").is_file():
+        if (self._folder / CONFIG).is_file():
             self._best = float(read_model(self._folder).about["accuracy"]["mean"]["top1"])
 
     def __call__(self, model: nn.Module, epoch: int) -> Validated:
@@ -62,16 +62,14 @@ class Validation:
         if self._batches is None:
             self._batches = EvaluationImages(self._own, self._preprocessing, resolution, workers=self._workers)
         self.found = accuracies(network, self._batches, resolution, add_up=self._add_up)
-        top1 = self.found["mean"].top1
+        found, top1 = shares(self.found), self.found["mean"].top1
         is_best = top1 > self._best
         if is_best:
             self._best = top1
             if self._process.is_first:
-                about = {**self._about, "epoch": epoch, "accuracy": shares(self.found)}
+                about = {**self._about, "epoch": epoch, "accuracy": found}
                 write_model(self._folder, TrainedModel(network, self._classes, self._preprocessing, about))
-        values = {
-            f"val_{kind}_{name}": value for name, both in shares(self.found).items() for kind, value in both.items()
-        }
+        values = {f"val_{kind}_{name}": value for name, both in found.items() for kind, value in both.items()}
         better = ", the best so far" if is_best else f"; the best was {self._best:.2%}"
         return Validated({"epoch": epoch, **values}, f"epoch {epoch}: top-1 {top1:.2%}{better}")
 
