@@ -41,10 +41,9 @@ from mvig_nas.ranking import (
     write_ranking,
 )
 from mvig_nas.scores import SupernetScore
+from mvig_nas.search import search
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.study import search
-from mvig_nas.train_supernet import SupernetPlan, train_supernet
-from mvig_nas.training_loop import Execution, Progress, Recipe
+from mvig_nas.training import Execution, Progress, Recipe, SupernetPlan, train_supernet
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "results" / "runs" / "ranking"

@@ -25,12 +25,12 @@ from ray import tune
 from mvig_nas import scores, shipped
 from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
-from mvig_nas.engine import Alone, Outcome, Score
 from mvig_nas.latency import LatencyPredictor
-from mvig_nas.latency.architectures import ArchitectureLatency
-from mvig_nas.ray_engine import RayEvaluator
+from mvig_nas.latency.per_architecture import ArchitectureLatency
+from mvig_nas.search import search
+from mvig_nas.search.contracts import Alone, Outcome, Score
+from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.study import search
 
 RESULTS = Path(__file__).parent.parent / "results" / "scaling"
 DEVICE = "iphone-13-mini"

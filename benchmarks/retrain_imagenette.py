@@ -27,7 +27,7 @@ from mvig_nas import shipped
 from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.image_data import EvaluationImages, Preprocessing, read_split, subset
 from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
-from mvig_nas.teacher import load_teacher
+from mvig_nas.training.teacher import load_teacher
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "results" / "runs" / "retrain_imagenette"

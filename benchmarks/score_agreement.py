@@ -34,8 +34,8 @@ from mvig_nas import kernels, scores
 from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import build
-from mvig_nas.scores._modules import NORMS
-from mvig_nas.scores._prepare import labels, noise
+from mvig_nas.scores.modules import NORMS
+from mvig_nas.scores.prepare import labels, noise
 from mvig_nas.search_space import SearchSpace
 
 mpl.use("Agg")

@@ -13,10 +13,10 @@ from pathlib import Path
 from mvig_nas import scores, shipped
 from mvig_nas.architecture import PRESETS
 from mvig_nas.budget import Budget
-from mvig_nas.cli._options import DEFAULT_DEVICE
+from mvig_nas.cli.options import DEFAULT_DEVICE
 from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
+from mvig_nas.search import search
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.study import search
 
 
 def main() -> None:

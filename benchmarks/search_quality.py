@@ -30,8 +30,8 @@ from mvig_nas import shipped
 from mvig_nas.architecture import Architecture, Stage
 from mvig_nas.budget import Budget
 from mvig_nas.kernels import Totals
+from mvig_nas.search import SAMPLERS, search
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.study import SAMPLERS, search
 
 RESULTS = Path(__file__).parent.parent / "results" / "search_quality"
 EVALUATIONS = (50, 200, 1000)

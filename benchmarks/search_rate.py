@@ -22,9 +22,9 @@ from mvig_nas import shipped
 from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.latency import LatencyPredictor
-from mvig_nas.latency.architectures import ArchitectureLatency
+from mvig_nas.latency.per_architecture import ArchitectureLatency
+from mvig_nas.search import Study, search
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.study import Study, search
 
 RESULTS = Path(__file__).parent.parent / "results" / "search_rate"
 FLOOR = 200.0  # candidates a second

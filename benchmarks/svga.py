@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mvig_nas.network.graph import svga, svga_loop
+from mvig_nas.network.graph_operators import svga, svga_loop
 
 CASES = ((7, 256, 1.0), (14, 168, 5.0), (28, 84, 10.0), (56, 42, 10.0))  # size, channels, least ratio
 

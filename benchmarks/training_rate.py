@@ -35,9 +35,8 @@ from mvig_nas import shipped
 from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.image_data import LabelledImages, read_split
 from mvig_nas.network import build
-from mvig_nas.retrain import Plan, train_alone
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.training_loop import Execution, Progress, Recipe, StopTraining
+from mvig_nas.training import Execution, Plan, Progress, Recipe, StopTraining, train_alone
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "results" / "training_rate" / "table.csv"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.engine import Score
 from mvig_nas.errors import MvigNasError
-from tests.engine_contract import TOY, WidthScore
+from mvig_nas.search.contracts import Score
+from tests.sampler_contract import TOY, WidthScore
 
 
 class Faulty(WidthScore):

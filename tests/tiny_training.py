@@ -20,13 +20,26 @@ import torch
 from torch import Tensor, nn
 
 from mvig_nas.image_data import LabelledImages, Preprocessing, TrainingImages, read_split, seeded
-from mvig_nas.retrain import Validation, train_alone
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import Supernet
-from mvig_nas.teacher import Teacher, load_teacher
-from mvig_nas.train_supernet import Sampling, SupernetPlan, SupernetStep, train_supernet
-from mvig_nas.training_loop import Backward, Execution, Outcome, Process, Progress, Recipe, StopTraining, train
-from tests.test_teacher import TINY, saved
+from mvig_nas.training import (
+    Backward,
+    Execution,
+    Outcome,
+    Process,
+    Progress,
+    Recipe,
+    Sampling,
+    StopTraining,
+    SupernetPlan,
+    SupernetStep,
+    Validation,
+    train,
+    train_alone,
+    train_supernet,
+)
+from mvig_nas.training.teacher import Teacher, load_teacher
+from tests.training.test_teacher import TINY, saved
 
 _STAGE: dict[str, list[Any]] = {
     "width": [16],

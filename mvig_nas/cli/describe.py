@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mvig_nas.cli._options import device_option, json_option
+from mvig_nas.cli.options import device_option, json_option
 
 
 @click.command()
@@ -16,9 +16,9 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from mvig_nas import kernels
-    from mvig_nas.cli._inputs import load_architecture, load_latency
-    from mvig_nas.cli._output import count, interval, print_json, print_table, size
-    from mvig_nas.cli._published import published_latencies
+    from mvig_nas.cli.inputs import load_architecture, load_latency
+    from mvig_nas.cli.output import count, interval, print_json, print_table, size
+    from mvig_nas.cli.published_rows import published_latencies
     from mvig_nas.report import outside_note
 
     network = load_architecture(architecture)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import data_option, device_option, json_option
+from mvig_nas.cli.options import data_option, device_option, json_option
 
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
-    from mvig_nas.evaluation import Accuracy
+    from mvig_nas.training.accuracy import Accuracy
 
 _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teacher": "classifier of the teacher"}
 
@@ -35,11 +35,11 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     FOLDER is one that `retrain` left. A PACKAGE is a classifier's .mlpackage: its program is executed here, operation
     by operation, not by Core ML, so expect a second an image.
     """
-    from mvig_nas.cli._inputs import load_latency
-    from mvig_nas.cli._output import print_json, print_table
-    from mvig_nas.evaluation import shares
+    from mvig_nas.cli.inputs import load_latency
+    from mvig_nas.cli.output import print_json, print_table
     from mvig_nas.image_data import read_split, subset
     from mvig_nas.latency.card import plain
+    from mvig_nas.training.accuracy import shares
 
     images = read_split(options["data"], "val")
     if options["count"] is not None:
@@ -77,8 +77,8 @@ _Evaluated = tuple["Architecture", tuple[str, ...], "dict[str, Accuracy]"]
 
 def _of_folder(model: Path, images: Any, options: dict[str, Any]) -> _Evaluated:
     from mvig_nas.image_data import check_classes
-    from mvig_nas.model_folder import read_model
-    from mvig_nas.training_loop import PRECISIONS, Process
+    from mvig_nas.training import PRECISIONS, Process
+    from mvig_nas.training.model_folder import read_model
 
     trained = read_model(model)
     check_classes(images, trained.classes)
@@ -110,8 +110,8 @@ def measured(network: Any, images: Any, preprocessing: Any, resolution: int, wor
     """Accuracies of a network on labelled images, as in `evaluation.accuracies`."""
     import torch
 
-    from mvig_nas.evaluation import accuracies
     from mvig_nas.image_data import EvaluationImages
+    from mvig_nas.training.accuracy import accuracies
 
     batches = EvaluationImages(images, preprocessing, resolution, workers=workers)
     return accuracies(network, batches, resolution, dtype or torch.float32)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from mvig_nas.cli._options import is_given, json_option, seed_option
-from mvig_nas.cli._progress import Bar
+from mvig_nas.cli.options import is_given, json_option, seed_option
+from mvig_nas.cli.progress import Bar
 
 if TYPE_CHECKING:
     from mvig_nas.coreml import Bulk, BulkProgress, Verification
@@ -92,9 +92,9 @@ def export(ctx: click.Context, /, target: str, as_json: bool, labels: Path | Non
 
 def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
     from mvig_nas import coreml
-    from mvig_nas.cli._inputs import load_architecture
-    from mvig_nas.model_folder import read_model
+    from mvig_nas.cli.inputs import load_architecture
     from mvig_nas.network import load_reference_checkpoint
+    from mvig_nas.training.model_folder import read_model
 
     path = Path(target)
     images: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict
 
 def _export_all(path: Path, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
     from mvig_nas import coreml
-    from mvig_nas.cli._inputs import load_architectures
+    from mvig_nas.cli.inputs import load_architectures
 
     folder: Path = options["out"] or Path(path.stem)
     try:
@@ -168,7 +168,7 @@ def _export_all(path: Path, class_labels: tuple[str, ...] | None, options: dict[
 
 
 def _print_all(done: "Bulk", folder: Path, is_verified: bool, as_json: bool) -> None:
-    from mvig_nas.cli._output import print_json
+    from mvig_nas.cli.output import print_json
 
     for fingerprint, message in done.failed.items():
         click.echo(f"{fingerprint}: {message}", err=True)
@@ -193,7 +193,7 @@ def _print_all(done: "Bulk", folder: Path, is_verified: bool, as_json: bool) -> 
 def _print_one(
     network: "MobileViG", package: Path, weights: str, target: str, verified: "list[Verification]", as_json: bool
 ) -> None:
-    from mvig_nas.cli._output import print_json, size
+    from mvig_nas.cli.output import print_json, size
     from mvig_nas.kernels import of, totals
 
     weight_bytes = totals(of(network.architecture, "exported", network.num_classes)).weight_bytes

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mvig_nas.cli._options import device_option, json_option
+from mvig_nas.cli.options import device_option, json_option
 
 
 @click.command()
@@ -13,8 +13,8 @@ from mvig_nas.cli._options import device_option, json_option
 def spaces(device: str, as_json: bool) -> None:
     """List the search spaces, with the latency of their ends on a device."""
     from mvig_nas import kernels, shipped
-    from mvig_nas.cli._inputs import load_latency, load_space
-    from mvig_nas.cli._output import count, print_json, print_table
+    from mvig_nas.cli.inputs import load_latency, load_space
+    from mvig_nas.cli.output import count, print_json, print_table
 
     latency = load_latency(device)
     found: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ def spaces(device: str, as_json: bool) -> None:
 def devices(as_json: bool) -> None:
     """List the phones with a latency predictor, and how far each can be trusted."""
     from mvig_nas import shipped
-    from mvig_nas.cli._output import print_json, print_table
+    from mvig_nas.cli.output import print_json, print_table
     from mvig_nas.latency import LatencyPredictor, chip_of
 
     cards: list[dict[str, Any]] = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import json_option
+from mvig_nas.cli.options import json_option
 
 if TYPE_CHECKING:
     from mvig_nas.device_log import Device, DeviceLog, Measurement
@@ -31,7 +31,7 @@ def log() -> None:
 @json_option()
 def check(logs: tuple[Path, ...], allow_mixed: bool, as_json: bool) -> None:
     """Show what each LOG holds, and every line that is wrong. Exits 1 if one is."""
-    from mvig_nas.cli._output import print_json, print_table
+    from mvig_nas.cli.output import print_json, print_table
     from mvig_nas.device_log import inspect
 
     found = [(path, *inspect(path, allow_mixed)) for path in logs]
@@ -130,7 +130,7 @@ def _mapping(columns: Iterable[str]) -> dict[str, str]:
 
 
 def _tell(written: "DeviceLog", out: Path, as_json: bool, more: str = "", values: dict[str, Any] | None = None) -> None:
-    from mvig_nas.cli._output import print_json
+    from mvig_nas.cli.output import print_json
 
     if as_json:
         print_json({"file": str(out), "rows": len(written.rows), "warnings": list(written.warnings), **(values or {})})

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import DURATION, json_option, seed_option
-from mvig_nas.cli._progress import Bar
+from mvig_nas.cli.options import DURATION, json_option, seed_option
+from mvig_nas.cli.progress import Bar
 
 if TYPE_CHECKING:
     from mvig_nas.device_log import Device
@@ -118,7 +118,7 @@ def _backends(ctx: click.Context, options: dict[str, Any]) -> "list[Backend]":
 
 
 def _targets(name: str) -> "list[Target]":
-    from mvig_nas.cli._inputs import load_architecture, load_architectures
+    from mvig_nas.cli.inputs import load_architecture, load_architectures
     from mvig_nas.measure import Target, package_target, timm_target
 
     if name.startswith("timm:"):
@@ -138,7 +138,7 @@ def _show(bar: Bar, state: "Progress") -> None:
 
 
 def _print(session: "Session", device: "Device", log: Path, as_json: bool) -> None:
-    from mvig_nas.cli._output import print_json, print_table
+    from mvig_nas.cli.output import print_json, print_table
 
     if as_json:
         measured = [

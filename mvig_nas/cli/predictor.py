@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import json_option, seed_option
+from mvig_nas.cli.options import json_option, seed_option
 
 if TYPE_CHECKING:
     from mvig_nas.device_log import DeviceLog
@@ -37,7 +37,7 @@ def predictor() -> None:
 @json_option()
 def fit(logs: tuple[Path, ...], out: Path, start_from: str | None, k_fold: int, seed: int, as_json: bool) -> None:
     """Fit a predictor to the rows of LOGs, all of one device, and write it with its card."""
-    from mvig_nas.cli._output import print_json
+    from mvig_nas.cli.output import print_json
     from mvig_nas.errors import MvigNasError
     from mvig_nas.latency.card import card, evaluate, plain, rows_of, wild_rows, write_card
     from mvig_nas.latency.cross_validation import OWN, folds
@@ -99,7 +99,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Cross-validate a fit to the rows of LOGs, beside a look-up table and a support vector machine."""
-    from mvig_nas.cli._output import print_json
+    from mvig_nas.cli.output import print_json
     from mvig_nas.latency import card
     from mvig_nas.latency.cross_validation import family_folds, folds
 
@@ -129,7 +129,7 @@ def evaluate(
 def show(name: str, as_json: bool) -> None:
     """Print a predictor's card: a fitted one's FOLDER, or a shipped DEVICE."""
     from mvig_nas import shipped
-    from mvig_nas.cli._output import print_json
+    from mvig_nas.cli.output import print_json
     from mvig_nas.latency import LatencyPredictor, chip_of
     from mvig_nas.latency.card import read_card, to_markdown
 

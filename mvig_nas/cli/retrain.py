@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import data_option, json_option
-from mvig_nas.cli._progress import Bar
-from mvig_nas.cli._training import (
+from mvig_nas.cli.evaluate import accuracy_rows, measured
+from mvig_nas.cli.options import data_option, json_option
+from mvig_nas.cli.progress import Bar
+from mvig_nas.cli.training_options import (
     EXECUTION_OPTIONS,
     RECIPE_OPTIONS,
     TrainingShown,
@@ -18,14 +19,13 @@ from mvig_nas.cli._training import (
     recipe_names,
     with_options,
 )
-from mvig_nas.cli.evaluate import accuracy_rows, measured
 
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
-    from mvig_nas.evaluation import Accuracy
     from mvig_nas.image_data import LabelledImages
-    from mvig_nas.retrain import Plan, Trained
-    from mvig_nas.teacher import Teacher
+    from mvig_nas.training import Plan, Trained
+    from mvig_nas.training.accuracy import Accuracy
+    from mvig_nas.training.teacher import Teacher
 
 _PLAN = "mobilevig-300ep"
 _ASKED = "retrain.json"
@@ -67,8 +67,7 @@ def retrain(ctx: click.Context, /, **options: Any) -> None:
     torchrun --nproc-per-node 8 -m mvig_nas retrain ...
     """
     from mvig_nas.architecture import Architecture
-    from mvig_nas.retrain import Plan, Validation, train_alone
-    from mvig_nas.training_loop import StopTraining
+    from mvig_nas.training import Plan, StopTraining, Validation, train_alone
 
     folder: Path | None = options["out"]
     if options["resume"]:
@@ -135,8 +134,8 @@ def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     """What a new training is to be, as plain values."""
     from dataclasses import replace
 
-    from mvig_nas.cli._inputs import load_architecture, load_plan
-    from mvig_nas.model_folder import read_model
+    from mvig_nas.cli.inputs import load_architecture, load_plan
+    from mvig_nas.training.model_folder import read_model
 
     if options["target"] is None:
         raise click.UsageError("name an architecture, or --resume a training.", ctx)
@@ -193,7 +192,7 @@ def _write_asked(folder: Path, asked: dict[str, Any]) -> None:
 
 
 def _teacher(plan: "Plan", asked: dict[str, Any], classes: tuple[str, ...], device: Any) -> "Teacher | None":
-    from mvig_nas.teacher import load_teacher
+    from mvig_nas.training.teacher import load_teacher
 
     if plan.teacher is None:
         return None
@@ -211,8 +210,8 @@ def _teacher(plan: "Plan", asked: dict[str, Any], classes: tuple[str, ...], devi
 def _start(asked: dict[str, str], architecture: "Architecture", classes: tuple[str, ...]) -> Any:
     """Weights of a model, without its classifiers where the classes are others, or of a supernet's sub-network."""
     from mvig_nas.errors import MvigNasError
-    from mvig_nas.model_folder import read_model
     from mvig_nas.supernet import load_supernet
+    from mvig_nas.training.model_folder import read_model
 
     if "model" in asked:
         model = read_model(Path(asked["model"]))
@@ -248,8 +247,8 @@ def _write(
     plan: "Plan",
     about: dict[str, Any],
 ) -> None:
-    from mvig_nas.evaluation import shares
-    from mvig_nas.model_folder import SUBFOLDER, TrainedModel, write_model
+    from mvig_nas.training.accuracy import shares
+    from mvig_nas.training.model_folder import SUBFOLDER, TrainedModel, write_model
 
     images = plan.recipe.preprocessing
     write_model(folder / SUBFOLDER, TrainedModel(trained.network, classes, images, about | {"accuracy": shares(found)}))
@@ -258,9 +257,9 @@ def _write(
 
 
 def _print(found: "dict[str, Accuracy]", folder: Path, options: dict[str, Any], *, seconds: float) -> None:
-    from mvig_nas.cli._output import print_json, print_table
-    from mvig_nas.evaluation import shares
-    from mvig_nas.model_folder import SUBFOLDER
+    from mvig_nas.cli.output import print_json, print_table
+    from mvig_nas.training.accuracy import shares
+    from mvig_nas.training.model_folder import SUBFOLDER
 
     folder = folder / SUBFOLDER
     if options["as_json"]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvig_nas.cli._options import DURATION, device_option, is_given, json_option, seed_option, space_option
+from mvig_nas.cli.options import DURATION, device_option, is_given, json_option, seed_option, space_option
 
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
@@ -50,8 +50,8 @@ def sample(
     as_json: bool,
 ) -> None:
     """Draw different architectures from a search space, to look at or to measure."""
-    from mvig_nas.cli._inputs import load_latency, load_space
-    from mvig_nas.cli._output import print_json
+    from mvig_nas.cli.inputs import load_latency, load_space
+    from mvig_nas.cli.output import print_json
     from mvig_nas.errors import MvigNasError
     from mvig_nas.files import save
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import (
+from mvig_nas.cli.options import (
     BYTES,
     COUNT,
     DURATION,
@@ -19,12 +19,12 @@ from mvig_nas.cli._options import (
     seed_option,
     space_option,
 )
-from mvig_nas.cli._progress import Bar
+from mvig_nas.cli.progress import Bar
 
 if TYPE_CHECKING:
-    from mvig_nas.engine import Score
     from mvig_nas.latency import ArchitectureLatency
-    from mvig_nas.study import Progress, Study
+    from mvig_nas.search import Progress, Study
+    from mvig_nas.search.contracts import Score
 
 _RUNS = Path("results/runs")
 _RAY_ONLY = ("address", "workers", "cpus_per_worker", "gpus_per_worker", "evaluation_timeout")
@@ -93,10 +93,10 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     """
     from mvig_nas import scores, shipped
     from mvig_nas.budget import Budget
-    from mvig_nas.cli._inputs import load_latency
+    from mvig_nas.cli.inputs import load_latency
     from mvig_nas.report import preset_rows, write_report
+    from mvig_nas.search import search as run_search
     from mvig_nas.search_space import SearchSpace
-    from mvig_nas.study import search as run_search
 
     space: SearchSpace | None = None
     if resume:
@@ -146,7 +146,7 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
 
 def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, Any]) -> Any:
     """Options that were not given take the run's values; returns the run's space unless another was asked for."""
-    from mvig_nas.study import Study
+    from mvig_nas.search import Study
 
     if out is None:
         raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
@@ -196,7 +196,7 @@ def _evaluator(ctx: click.Context, score: "Score", options: dict[str, Any]) -> A
             if options[name] is not None:
                 raise click.UsageError(f"--{name.replace('_', '-')} is of --engine ray.", ctx)
         return nullcontext()
-    from mvig_nas.ray_engine import RayEvaluator
+    from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 
     timeout_ms = options["evaluation_timeout"]
     return RayEvaluator(
@@ -236,7 +236,7 @@ def _print(
 ) -> None:
     from dataclasses import asdict
 
-    from mvig_nas.cli._output import count, interval, print_json, print_table
+    from mvig_nas.cli.output import count, interval, print_json, print_table
     from mvig_nas.report import latency_note, outside_note, predictor_note, score_note
 
     winner = study.winner

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli._options import DURATION, data_option, device_option, is_given, json_option, space_option
-from mvig_nas.cli._progress import Bar
-from mvig_nas.cli._training import (
+from mvig_nas.cli.options import DURATION, data_option, device_option, is_given, json_option, space_option
+from mvig_nas.cli.progress import Bar
+from mvig_nas.cli.training_options import (
     EXECUTION_OPTIONS,
     RECIPE_OPTIONS,
     TrainingShown,
@@ -19,7 +19,7 @@ from mvig_nas.cli._training import (
 )
 
 if TYPE_CHECKING:
-    from mvig_nas.train_supernet import LatencyRange
+    from mvig_nas.training import LatencyRange
 
 _RECIPE = "small"
 
@@ -63,11 +63,10 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     Part of the training images is held out, for choosing sub-networks later. On several GPUs:
     torchrun --nproc-per-node 8 -m mvig_nas supernet train ...
     """
-    from mvig_nas.cli._inputs import changed_recipe, load_recipe, load_space
+    from mvig_nas.cli.inputs import changed_recipe, load_recipe, load_space
     from mvig_nas.image_data import check_same_classes, hold_out, read_split
     from mvig_nas.search_space import SearchSpace
-    from mvig_nas.train_supernet import SupernetPlan, train_supernet
-    from mvig_nas.training_loop import StopTraining, read_checkpoint
+    from mvig_nas.training import StopTraining, SupernetPlan, read_checkpoint, train_supernet
 
     folder: Path | None = options["out"]
     given = {name: options[name] for name in recipe_names(train) if options[name] is not None}
@@ -95,7 +94,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     latency_range = _latency_range(options, labels)
     teacher = None
     if options["teacher"]:
-        from mvig_nas.teacher import load_teacher
+        from mvig_nas.training.teacher import load_teacher
 
         teacher = load_teacher(
             options["teacher"],
@@ -166,13 +165,13 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """
     from dataclasses import asdict, replace
 
-    from mvig_nas.cli._inputs import load_latency
-    from mvig_nas.cli._output import print_json
+    from mvig_nas.cli.inputs import load_latency
+    from mvig_nas.cli.output import print_json
     from mvig_nas.image_data import check_same_classes, read_split
     from mvig_nas.ranking import markdown_table, proxies, stand_alone, stratified, write_ranking
     from mvig_nas.ranking import rank as compare
     from mvig_nas.scores import SupernetScore, training_split
-    from mvig_nas.training_loop import Recipe, StopTraining
+    from mvig_nas.training import Recipe, StopTraining
 
     data = options["data"]
     latency = load_latency(options["device"])
@@ -262,8 +261,8 @@ def _take_from_run(ctx: click.Context, saved: dict[str, Any], options: dict[str,
 def _latency_range(options: dict[str, Any], labels: dict[str, Any]) -> "LatencyRange | None":
     if not options["latency_range"]:
         return None
-    from mvig_nas.cli._inputs import load_latency
-    from mvig_nas.train_supernet import LatencyRange
+    from mvig_nas.cli.inputs import load_latency
+    from mvig_nas.training import LatencyRange
 
     low_ms, high_ms = options["latency_range"]
     labels |= {"latency_range_ms": [low_ms, high_ms], "device": options["device"]}

@@ -1,7 +1,7 @@
 """Image folders to batches, each a pure function of seeds and of its number, whatever the number of workers."""
 
-from mvig_nas.image_data._batches import EvaluationImages, TrainingImages
-from mvig_nas.image_data._folders import (
+from mvig_nas.image_data.batches import EvaluationImages, TrainingImages
+from mvig_nas.image_data.folders import (
     LabelledImages,
     check_classes,
     check_same_classes,
@@ -10,9 +10,9 @@ from mvig_nas.image_data._folders import (
     share,
     subset,
 )
-from mvig_nas.image_data._preprocessing import Preprocessing
-from mvig_nas.image_data._resize import resized
-from mvig_nas.image_data._seeds import seeded
+from mvig_nas.image_data.preprocessing import Preprocessing
+from mvig_nas.image_data.resize import resized
+from mvig_nas.image_data.seeds import seeded
 
 __all__ = [
     "EvaluationImages",

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mvig_nas.kernels._closed_form import FORMS, Form, KernelBuilder, Section, of, sections
-from mvig_nas.kernels._kernel import BYTES_PER_ELEMENT, NETWORK_INPUT, Kernel, Totals, peak_activation_bytes, totals
+from mvig_nas.kernels.closed_form import FORMS, Form, KernelBuilder, Section, of, sections
+from mvig_nas.kernels.kernel import BYTES_PER_ELEMENT, NETWORK_INPUT, Kernel, Totals, peak_activation_bytes, totals
 
 if TYPE_CHECKING:
-    from mvig_nas.kernels._trace import trace
+    from mvig_nas.kernels.tracing import trace
 
 __all__ = [
     "BYTES_PER_ELEMENT",
@@ -28,7 +28,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and only the tracer needs it
     if name == "trace":
-        from mvig_nas.kernels._trace import trace
+        from mvig_nas.kernels.tracing import trace
 
         return trace
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel
-from mvig_nas.latency._device_fit import DeviceFit, knowledge_beyond_costs
-from mvig_nas.latency._device_model import (
+from mvig_nas.latency.device_model import (
     DeviceModel,
     Start,
     fit_device_model,
@@ -19,6 +18,7 @@ from mvig_nas.latency._device_model import (
     templates,
 )
 from mvig_nas.latency.features import FloatArray
+from mvig_nas.latency.own_device import DeviceFit, knowledge_beyond_costs
 from mvig_nas.latency.predictor import LatencyPredictor, device_of, network_features
 
 IntArray = NDArray[np.int64]

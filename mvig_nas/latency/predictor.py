@@ -14,13 +14,13 @@ import numpy as np
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, save
 from mvig_nas.kernels import Kernel
-from mvig_nas.latency._device_fit import DeviceFit, knowledge_beyond_costs
-from mvig_nas.latency._device_model import start_of, starting_covariance
-from mvig_nas.latency._labels import Labels
-from mvig_nas.latency._physics import Physics, fit_bagged_physics
-from mvig_nas.latency._residual import TERMS, Residual, fit_residual
-from mvig_nas.latency._support import Support, kind_shares, reasons, unpriced
+from mvig_nas.latency.device_model import start_of, starting_covariance
 from mvig_nas.latency.features import FEATURES, SHARES, FloatArray, kernel_features
+from mvig_nas.latency.labels import Labels
+from mvig_nas.latency.own_device import DeviceFit, knowledge_beyond_costs
+from mvig_nas.latency.physics import Physics, fit_bagged_physics
+from mvig_nas.latency.residual import TERMS, Residual, fit_residual
+from mvig_nas.latency.support import Support, kind_shares, reasons, unpriced
 
 SCHEMA_VERSION = 1
 # Phones of one chip share their physics; a device that is not here is its own chip.

@@ -12,9 +12,9 @@ import numpy as np
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.latency._device_model import starting_covariance, templates
-from mvig_nas.latency.architectures import ArchitectureLatency
+from mvig_nas.latency.device_model import starting_covariance, templates
 from mvig_nas.latency.features import FloatArray
+from mvig_nas.latency.per_architecture import ArchitectureLatency
 from mvig_nas.latency.predictor import LatencyPredictor
 from mvig_nas.search_space import SearchSpace
 

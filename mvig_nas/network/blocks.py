@@ -14,7 +14,7 @@ from timm.layers import DropPath, create_act_layer
 from torch import Tensor, nn
 
 from mvig_nas.architecture import Stage
-from mvig_nas.network.graph import knn
+from mvig_nas.network.graph_operators import knn
 
 LAYER_SCALE_INIT = 1e-5
 SvgaForm = Callable[[Tensor, int], Tensor]

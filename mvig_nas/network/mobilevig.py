@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mvig_nas.architecture import STAGES, Architecture, Stage
 from mvig_nas.network.blocks import LAYER_SCALE_INIT, ConvNorm, GraphBlock, MBConv, Stem, SvgaForm, activation
-from mvig_nas.network.graph import svga
+from mvig_nas.network.graph_operators import svga
 
 
 class NetworkStage(nn.Module):

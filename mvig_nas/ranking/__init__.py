@@ -1,9 +1,9 @@
 """Whether an estimate orders architectures as stand-alone training does."""
 
-from mvig_nas.ranking._agreement import Agreement, Interval, Ranked, agreement, agreements, partial_tau, tau_difference
-from mvig_nas.ranking._alone import StandAlone, stand_alone, stratified
-from mvig_nas.ranking._rank import Estimator, proxies, rank, write_ranking
-from mvig_nas.ranking._report import markdown_table, scatter_png, taus_png
+from mvig_nas.ranking.agreement import Agreement, Interval, Ranked, agreement, agreements, partial_tau, tau_difference
+from mvig_nas.ranking.comparison import Estimator, proxies, rank, write_ranking
+from mvig_nas.ranking.ranking_report import markdown_table, scatter_png, taus_png
+from mvig_nas.ranking.stand_alone import StandAlone, stand_alone, stratified
 
 __all__ = [
     "Agreement",

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mvig_nas.scores._load import DEFAULT, NAMES, Score, load
+from mvig_nas.scores.registry import DEFAULT, NAMES, Score, load
 
 if TYPE_CHECKING:
-    from mvig_nas.scores._gradients import grad_norm, snip
-    from mvig_nas.scores._naswot import naswot
-    from mvig_nas.scores._supernet import SupernetScore, training_split
-    from mvig_nas.scores._synflow import synflow
-    from mvig_nas.scores._zen import zen
-    from mvig_nas.scores._zico import zico
+    from mvig_nas.scores.gradients import grad_norm, snip
+    from mvig_nas.scores.naswot_proxy import naswot
+    from mvig_nas.scores.supernet_score import SupernetScore, training_split
+    from mvig_nas.scores.synflow_proxy import synflow
+    from mvig_nas.scores.zen_proxy import zen
+    from mvig_nas.scores.zico_proxy import zico
 
 __all__ = [
     "DEFAULT",
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "grad_norm": "_gradients",
-    "snip": "_gradients",
-    "SupernetScore": "_supernet",
-    "training_split": "_supernet",
+    "grad_norm": "gradients",
+    "snip": "gradients",
+    "SupernetScore": "supernet_score",
+    "training_split": "supernet_score",
 }
 
 
@@ -40,5 +40,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(f"mvig_nas.scores.{_MODULES.get(name, '_' + name)}"), name)
+        return getattr(import_module(f"mvig_nas.scores.{_MODULES.get(name, f'{name}_proxy')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

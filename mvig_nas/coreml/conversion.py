@@ -1,0 +1,319 @@
+"""From a network to a saved `.mlpackage`: an fp16 ML program of its folded form."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+import mvig_nas
+from mvig_nas.architecture import Architecture
+from mvig_nas.coreml import tools
+from mvig_nas.coreml.package import METADATA_PREFIX, PIXEL_MAXIMUM
+from mvig_nas.errors import MvigNasError
+from mvig_nas.network import MobileViG, build, folded
+from mvig_nas.training.accuracy import recalibrate
+
+InputKind = Literal["image", "tensor"]
+INPUT_KINDS: tuple[InputKind, ...] = ("image", "tensor")
+DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18")
+SUFFIX = ".mlpackage"
+INPUT_NAME = "image"
+LOGITS_NAME = "logits"
+LABEL_NAME = "classLabel"
+PROBABILITIES_NAME = "classLabel_probs"
+_STATISTICS_IMAGES = 8  # from coarse to fine
+
+
+def untrained(architecture: Architecture, num_classes: int = 1000, seed: int = 0) -> MobileViG:
+    """A network with random weights drawn from `seed`: enough to measure latency, useless for labels.
+
+    Its batch norms know the statistics of a few random images: without them the features of a deep network of fresh
+    weights grow beyond what fp16 holds.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(architecture, num_classes).eval()
+        side = architecture.resolution
+        images = [
+            F.interpolate(torch.randn((1, 3, grid, grid)), size=(side, side), mode="bicubic")
+            for grid in range(2, 2 + _STATISTICS_IMAGES)
+        ]
+    recalibrate(network, [torch.cat(images)], side)
+    return network
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class labels from a text file, one a line, the first class first.
+
+    Raises:
+        MvigNasError: the file is missing or not text, or a line is empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MvigNasError(f"class labels must be a UTF-8 text file, one label a line, got {path}: {error}.") from error
+    labels = tuple(line.strip() for line in lines)
+    for place, label in enumerate(labels, start=1):
+        if not label:
+            raise MvigNasError(f"{path}: each line must hold a class label, line {place} is empty; delete or fill it.")
+    return labels
+
+
+def export(
+    network: MobileViG,
+    path: Path,
+    *,
+    weights: str,
+    input_kind: InputKind = "image",
+    class_labels: Sequence[str] | None = None,
+    minimum_deployment_target: str = "iOS16",
+    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+    std: Sequence[float] = IMAGENET_DEFAULT_STD,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    check: Callable[[Path], object] | None = None,
+    staging: Path | None = None,
+) -> Path:
+    """Write the network as a Core ML package: an fp16 ML program, batch 1, at the architecture's resolution.
+
+    The package appears under `path` whole or not at all; it is built beside it and renamed.
+
+    Args:
+        network: converted as `network.folded` makes it; left as it is.
+        path: where to write, ending in `.mlpackage`.
+        weights: where the weights come from, for the package's metadata: `untrained, seed 0`, `checkpoint best.pt`.
+        input_kind: `image` takes an RGB image of 0 to 255 and normalises it inside; `tensor` takes the normalised
+            (1, 3, R, R) in fp16.
+        class_labels: names of the classes; makes the package a classifier that returns a label and probabilities
+            (softmax) instead of logits (1, num_classes).
+        minimum_deployment_target: `iOS16`, `iOS17` or `iOS18`.
+        mean: of each channel, on a scale of 0 to 1; for `image` only.
+        std: likewise, above 0.
+        metadata: what else the package's metadata should hold, by name.
+        overwrite: whether a package already at `path` may be replaced.
+        check: called with the finished package before it appears at `path`, such as a `verify`; if it raises, nothing
+            is written and a package already there stays.
+        staging: an existing folder of the same file system to build it in, hidden and removed; beside `path` if None.
+
+    Raises:
+        MvigNasError: `path` cannot be written, is taken, or an argument does not suit the network; a weight does not
+            fit fp16; coremltools is missing; `check` raised one.
+    """
+    _check_path(path, overwrite)
+    _check_network(network, weights)
+    _check_choices(input_kind, minimum_deployment_target, mean, std)
+    labels = None if class_labels is None else _checked_labels(class_labels, network.num_classes)
+    coremltools = tools.load()
+    deployed = _Deployed(_for_inference(network), (mean, std) if input_kind == "image" else None, labels is not None)
+    try:
+        building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=staging or path.parent))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        shape = (1, 3, network.architecture.resolution, network.architecture.resolution)
+        options = _options(coremltools, shape, input_kind, labels, minimum_deployment_target)
+        with torch.no_grad():
+            program = torch.export.export(deployed.eval(), (torch.zeros(shape),)).run_decompositions({})
+        with tools.quiet():
+            model = coremltools.convert(program, package_dir=str(building / f"converted{SUFFIX}"), **options)
+        spec = model.get_spec()
+        normalisation = f"mean {tuple(mean)}, std {tuple(std)}" if input_kind == "image" else "none: done by the caller"
+        _describe(spec, network, weights, normalisation, str(coremltools.__version__))
+        for key, value in (metadata or {}).items():
+            spec.description.metadata.userDefined[METADATA_PREFIX + key] = value
+        finished = building / path.name
+        with tools.quiet():
+            coremltools.utils.save_spec(spec, str(finished), weights_dir=model.weights_dir)
+        if check is not None:
+            _check(check, finished, path)
+        _publish(finished, path, building)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    except RuntimeError as error:
+        if "FileWriter" not in str(error):
+            raise
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return path
+
+
+class _Deployed(nn.Module):
+    """The folded network with what a package does before and after it.
+
+    Normalisation is a multiplication and an addition a channel, here and not in Core ML's image type: that has one
+    scale for three channels and runs in fp32, and a bias folded into the first convolution errs at its zero padding.
+    coremltools makes one batch norm of the two.
+    """
+
+    def __init__(
+        self, network: MobileViG, normalisation: tuple[Sequence[float], Sequence[float]] | None, has_labels: bool
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.is_normalising = normalisation is not None
+        self.has_labels = has_labels
+        mean, std = normalisation or ((0.0,) * 3, (1.0,) * 3)
+        self.register_buffer("scale", 1 / (PIXEL_MAXIMUM * torch.tensor(std)).view(1, 3, 1, 1))
+        self.register_buffer("offset", (-torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.is_normalising:
+            image = image * cast(Tensor, self.scale) + cast(Tensor, self.offset)
+        logits = cast(Tensor, self.network(image))
+        return logits.softmax(dim=1) if self.has_labels else logits
+
+
+def _for_inference(network: MobileViG) -> MobileViG:
+    inference = folded(network).to("cpu", torch.float32)
+    inference.set_grad_checkpointing(False)
+    for name, parameter in inference.named_parameters():
+        if not torch.isfinite(parameter.half()).all():
+            raise MvigNasError(
+                f"weights must be finite and fit fp16 (65504 at most) once batch norms are folded, got "
+                f"{parameter.abs().max().item():g} in `{name}`; train again or recalibrate the batch norms."
+            )
+    return inference
+
+
+def _options(
+    coremltools: Any, shape: tuple[int, ...], input_kind: InputKind, labels: list[str] | None, target: str
+) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "convert_to": "mlprogram",
+        "minimum_deployment_target": getattr(coremltools.target, target),
+        "compute_precision": coremltools.precision.FLOAT16,
+        "skip_model_load": True,
+    }
+    if input_kind == "image":
+        options["inputs"] = [
+            coremltools.ImageType(name=INPUT_NAME, shape=shape, color_layout=coremltools.colorlayout.RGB)
+        ]
+    else:
+        options["inputs"] = [coremltools.TensorType(name=INPUT_NAME, shape=shape)]
+    if labels is None:
+        options["outputs"] = [coremltools.TensorType(name=LOGITS_NAME)]
+    else:
+        options["classifier_config"] = coremltools.ClassifierConfig(labels, predicted_feature_name=LABEL_NAME)
+    return options
+
+
+def _describe(spec: Any, network: MobileViG, weights: str, normalisation: str, coremltools_version: str) -> None:
+    description = spec.description
+    architecture = network.architecture
+    description.metadata.shortDescription = (
+        f"MobileViG-like image classifier {architecture.fingerprint}, {architecture.resolution} x "
+        f"{architecture.resolution} pixels, {network.num_classes} classes. Weights: {weights}."
+    )
+    description.metadata.versionString = mvig_nas.__version__
+    entries = {
+        "architecture": architecture.to_json(),
+        "fingerprint": architecture.fingerprint,
+        "version": mvig_nas.__version__,
+        "coremltools_version": coremltools_version,
+        "weights": weights,
+        "normalisation": normalisation,
+    }
+    for key, value in entries.items():
+        description.metadata.userDefined[METADATA_PREFIX + key] = value
+    by_name = {
+        LOGITS_NAME: "one number a class before softmax, (1, classes)",
+        LABEL_NAME: "the likeliest class",
+        PROBABILITIES_NAME: "probability of each class",
+    }
+    for output in description.output:
+        output.shortDescription = by_name.get(output.name, "")
+    is_image = description.input[0].type.WhichOneof("Type") == "imageType"
+    description.input[0].shortDescription = (
+        f"RGB image, normalised inside: {normalisation}" if is_image else "(1, 3, R, R), normalised as in training"
+    )
+
+
+def _check(check: Callable[[Path], object], finished: Path, path: Path) -> None:
+    try:
+        check(finished)
+    except MvigNasError as error:
+        kept = "what was there stays" if path.exists() else "nothing is left there"
+        message = str(error).replace(str(finished), str(path))
+        raise MvigNasError(f"{message} Not written to {path}: {kept}.") from error
+
+
+def _publish(finished: Path, path: Path, staging: Path) -> None:
+    # coremltools makes files and folders that only their owner can read
+    for part in finished.rglob("*"):
+        part.chmod(0o755 if part.is_dir() else 0o644)
+    if not path.exists():
+        finished.rename(path)
+        return
+    replaced = staging / "replaced"
+    path.rename(replaced)
+    try:
+        finished.rename(path)
+    except OSError:
+        replaced.rename(path)
+        raise
+
+
+def _check_path(path: Path, overwrite: bool) -> None:
+    if path.suffix != SUFFIX:
+        raise MvigNasError(f"a Core ML package's name must end in {SUFFIX}, got {path}; add it.")
+    if not path.parent.is_dir():
+        raise MvigNasError(f"a package needs an existing folder to stand in, got {path.parent}; make it first.")
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise MvigNasError(
+            f"nothing is overwritten unasked, got an existing {path}; choose another name, or overwrite."
+        )
+    if path.is_symlink() or not (path / "Manifest.json").is_file():
+        raise MvigNasError(f"only a Core ML package may be overwritten, got {path}, which is none; move it away.")
+
+
+def _check_network(network: MobileViG, weights: str) -> None:
+    if not weights.strip():
+        raise MvigNasError("`weights` must say where the network's weights come from, got nothing; name the source.")
+    if network.num_classes < 1:
+        raise MvigNasError(f"an exported network must have classes, got {network.num_classes}; reset its classifier.")
+    if network.in_chans != 3:
+        raise MvigNasError(f"an exported network must take 3 channels, got {network.in_chans}; build it with 3.")
+
+
+def _check_choices(input_kind: str, target: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    if input_kind not in INPUT_KINDS:
+        raise MvigNasError(f"input must be one of {INPUT_KINDS}, got {input_kind!r}; take one of them.")
+    if target not in DEPLOYMENT_TARGETS:
+        raise MvigNasError(f"deployment target must be one of {DEPLOYMENT_TARGETS}, got {target!r}; take one of them.")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise MvigNasError(
+            f"normalisation must have a mean and a std above 0 for each of 3 channels, got mean {tuple(mean)} and "
+            f"std {tuple(std)}; give three of each."
+        )
+
+
+def _checked_labels(labels: Sequence[str], num_classes: int) -> list[str]:
+    if len(labels) != num_classes:
+        raise MvigNasError(
+            f"there must be a label for each class, got {len(labels)} labels for {num_classes} classes; "
+            "give as many labels as the network has classes."
+        )
+    seen: set[str] = set()
+    for label in labels:
+        if label in seen:
+            raise MvigNasError(f"class labels must differ, got {label!r} twice; rename one.")
+        seen.add(label)
+    return list(labels)
+
+
+def _cannot_write(path: Path, error: Exception) -> MvigNasError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+    return MvigNasError(
+        f"a package's folder and the temporary folder must be writable and have room, got {path}: {reason}; free space "
+        "or choose another folder."
+    )

@@ -1,0 +1,221 @@
+"""A saved package read back from its files: manifest, program, weights. Needs no Mac."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvig_nas.coreml import tools
+from mvig_nas.errors import MvigNasError
+
+CONV_KINDS = ("conv", "conv_transpose")
+FP16 = "fp16"
+METADATA_PREFIX = "mvig_nas."
+PIXEL_MAXIMUM = 255.0
+_CONSTANT_KIND = "const"
+_PRECISIONS = {"FLOAT16": FP16, "FLOAT32": "fp32", "BOOL": "bool", "STRING": "string"}
+
+# Of a weights file, at the offset that the program names: a mark, the type, the size in bytes, where the data is.
+_BLOB = struct.Struct("<IIQQ")
+_BLOB_MARK = 0xDEADBEEF
+_BLOB_FP16 = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of a saved program; of several outputs, `shape` and `precision` are the first's."""
+
+    kind: str  # its name in MIL, Core ML's language of programs
+    shape: tuple[int, ...]
+    precision: str  # fp16, fp32, int32, int16, ...
+    kernel_size: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    groups: int = 1
+    bytes_weights: int = 0
+
+
+def operations(package: Path) -> tuple[Operation, ...]:
+    """Operations of a saved package's program, in order; constants apart, `cast` included.
+
+    Raises:
+        MvigNasError: there is no package, or it does not hold one readable ML program.
+    """
+    return SavedProgram(package).operations
+
+
+def content_sha256(package: Path) -> str:
+    """SHA-256 of a package's model and weights: the same for copies of one package."""
+    digest = hashlib.sha256()
+    data = package / "Data"  # the manifest beside it holds random identifiers
+    for file in sorted(each for each in data.rglob("*") if each.is_file()):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(data).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+class SavedProgram:
+    """The program of a package and its constants' values.
+
+    Raises:
+        MvigNasError: there is no package, or it does not hold one readable ML program.
+    """
+
+    def __init__(self, package: Path) -> None:
+        self.package = package
+        model_file = _model_file(package)
+        self._weights_folder = model_file.parent
+        self._blobs: dict[str, bytes] = {}
+        proto = tools.load().proto
+        self.description, function, block = _parse(proto, package, model_file)
+        self._precision_name = proto.MIL_pb2.DataType.Name
+        self.inputs = tuple(function.inputs)  # each with a name and a type
+        self.output_names = tuple(block.outputs)
+        self._constants: Mapping[str, Any] = {
+            operation.outputs[0].name: operation.attributes["val"]
+            for operation in block.operations
+            if operation.type == _CONSTANT_KIND
+        }
+        self.nodes = [operation for operation in block.operations if operation.type != _CONSTANT_KIND]
+        self.operations = tuple(self._operation(node) for node in self.nodes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A classifier's class labels, in the order of its probabilities; none of a program without them."""
+        node = next((node for node in self.nodes if node.type == "classify"), None)
+        values = () if node is None else node.inputs["classes"].arguments[0].value.immediateValue.list.values
+        return tuple(str(value.immediateValue.tensor.strings.values[0]) for value in values)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The package's user-defined metadata."""
+        return dict(self.description.metadata.userDefined)
+
+    def argument(self, node: Any, name: str) -> NDArray[Any] | None:
+        """Value of a constant argument of a node; None where it has none of that name.
+
+        Raises:
+            MvigNasError: the argument is no constant, or its value cannot be read.
+        """
+        if name not in node.inputs:
+            return None
+        constant = self.constant(node.inputs[name].arguments[0].name)
+        if constant is None:
+            raise self._unreadable(f"`{name}` of {node.type} {node.outputs[0].name} is no constant")
+        return constant
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Value of a constant; None where there is none of that name.
+
+        Raises:
+            MvigNasError: its value cannot be read.
+        """
+        return self._value(name, self._constants[name]) if name in self._constants else None
+
+    def tensor_type(self, declared: Any) -> tuple[tuple[int, ...], str] | None:
+        """Shape and precision that the program declares of a value; None for a label or a dictionary."""
+        if declared.WhichOneof("type") != "tensorType":
+            return None
+        name = self._precision_name(declared.tensorType.dataType)
+        if name == "STRING":
+            return None
+        shape = tuple(dimension.constant.size for dimension in declared.tensorType.dimensions)
+        return shape, _PRECISIONS.get(name, name.lower())
+
+    def differs(self, wanted: str, found: str) -> MvigNasError:
+        """The error of a package that holds other than what was exported."""
+        return MvigNasError(f"{self.package} must hold {wanted}, got {found}; export it again from the same network.")
+
+    def _operation(self, node: Any) -> Operation:
+        kind = node.type
+        declared = self.tensor_type(node.outputs[0].type)
+        if declared is None:
+            return Operation(kind, (), node.outputs[0].type.WhichOneof("type") or "")
+        shape, precision = declared
+        if kind not in CONV_KINDS:
+            return Operation(kind, shape, precision)
+        weight, bias, stride, groups = (self.argument(node, key) for key in ("weight", "bias", "strides", "groups"))
+        if weight is None or weight.ndim != 4:
+            raise self._unreadable(f"{kind} {node.outputs[0].name} has no weight of a 2D convolution")
+        return Operation(
+            kind,
+            shape,
+            precision,
+            kernel_size=(weight.shape[2], weight.shape[3]),
+            stride=(1, 1) if stride is None else (int(stride[0]), int(stride[1])),
+            groups=1 if groups is None else int(groups),
+            bytes_weights=weight.nbytes + (0 if bias is None else bias.nbytes),
+        )
+
+    def _value(self, name: str, value: Any) -> NDArray[Any]:
+        tensor = value.type.tensorType
+        shape = tuple(dimension.constant.size for dimension in tensor.dimensions)
+        precision = self._precision_name(tensor.dataType)
+        if value.WhichOneof("value") == "blobFileValue":
+            if precision != "FLOAT16":
+                raise self._unreadable(f"constant {name} is {precision}, not fp16")
+            return self._blob(name, value.blobFileValue, shape)
+        immediate = value.immediateValue.tensor
+        field = immediate.WhichOneof("value")
+        if field == "bytes" and precision == "FLOAT16":
+            return np.frombuffer(immediate.bytes.values, np.float16).reshape(shape)
+        if field in ("ints", "floats", "bools"):
+            return np.array(list(getattr(immediate, field).values)).reshape(shape)
+        if field == "strings":
+            return np.array(list(immediate.strings.values)).reshape(shape)
+        raise self._unreadable(f"constant {name} is stored as {field} of {precision}")
+
+    def _blob(self, name: str, reference: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        file = self._weights_folder / reference.fileName.removeprefix("@model_path/")
+        if reference.fileName not in self._blobs:
+            try:
+                self._blobs[reference.fileName] = file.read_bytes()
+            except OSError as error:
+                raise self._unreadable(f"{file.name}: {error.strerror}") from error
+        data = self._blobs[reference.fileName]
+        offset, size = int(reference.offset), 2 * prod(shape)
+        if offset + _BLOB.size <= len(data):
+            mark, kind, length, start = _BLOB.unpack_from(data, offset)
+            if mark == _BLOB_MARK and kind == _BLOB_FP16 and length == size and start + size <= len(data):
+                return np.frombuffer(data, np.float16, prod(shape), start).reshape(shape)
+        raise self._unreadable(f"{file.name} does not hold constant {name}, {size} bytes of fp16 at {offset}")
+
+    def _unreadable(self, reason: str) -> MvigNasError:
+        return _unreadable(self.package, reason)
+
+
+def _model_file(package: Path) -> Path:
+    if not package.is_dir():
+        raise MvigNasError(f"no Core ML package at {package}; check the path.")
+    try:
+        manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
+        item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]
+        return package / "Data" / str(item["path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(package, f"Manifest.json: {error}") from error
+
+
+def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any, Any]:
+    """The model's description, its main function and that function's block."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    spec = proto.Model_pb2.Model()
+    try:
+        spec.ParseFromString(file.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise _unreadable(package, f"{file.name}: {error}") from error
+    if spec.WhichOneof("Type") != "mlProgram" or "main" not in spec.mlProgram.functions:
+        raise _unreadable(package, f"{file.name} is {spec.WhichOneof('Type')}, not an ML program")
+    function = spec.mlProgram.functions["main"]
+    return spec.description, function, function.block_specializations[function.opset]
+
+
+def _unreadable(package: Path, reason: str) -> MvigNasError:
+    return MvigNasError(f"a package must be whole and hold one ML program, got {package}: {reason}; export it again.")

@@ -1,0 +1,164 @@
+"""Stand-alone accuracies: architectures trained one by one, each kept in a folder of its own.
+
+Several processes may share a folder: each takes what no other is at.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save as to_bytes
+
+from mvig_nas.architecture import Architecture
+from mvig_nas.errors import MvigNasError
+from mvig_nas.files import claim, save
+from mvig_nas.image_data import EvaluationImages, LabelledImages
+from mvig_nas.latency import ArchitectureLatency
+from mvig_nas.search_space import SearchSpace
+from mvig_nas.training import Execution, Process, Progress, Recipe, train_alone
+from mvig_nas.training.accuracy import top1
+
+RESULT = "result.json"
+_DRAWS = 100  # for each architecture asked for
+
+
+@dataclass(frozen=True)
+class StandAlone:
+    """Top-1 of an architecture trained by itself, on the validation split."""
+
+    architecture: Architecture
+    seed: int
+    accuracy: float
+    seconds: float
+
+
+def stratified(space: SearchSpace, latency: ArchitectureLatency, count: int, seed: int) -> tuple[Architecture, ...]:
+    """Architectures spread evenly over the range of predicted latencies, from uniform draws.
+
+    Raises:
+        MvigNasError: the space holds fewer different architectures than asked for.
+    """
+    rng = random.Random(seed)
+    drawn = list(dict.fromkeys(space.sample(rng) for _ in range(_DRAWS * count)))
+    if len(drawn) < count:
+        raise MvigNasError(f"a ranking of {count} needs as many architectures, got {len(drawn)} in {space.name!r}.")
+    logs = np.log(latency.predict_ms(drawn))
+    low, high = np.quantile(logs, [0.02, 0.98])
+    chosen: list[int] = []
+    for target in np.linspace(low, high, count):
+        order = [place for place in np.argsort(np.abs(logs - target), kind="stable").tolist() if place not in chosen]
+        chosen.append(order[0])
+    return tuple(drawn[place] for place in chosen)
+
+
+def stand_alone(
+    architectures: Sequence[Architecture],
+    train_images: LabelledImages,
+    val_images: LabelledImages,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    process: Process | None = None,
+    execution: Execution | None = None,
+    workers: int = 0,
+    in_memory: bool = False,
+    on_progress: Callable[[int, Progress], None] | None = None,
+) -> list[StandAlone]:
+    """Train every architecture with every seed and measure its top-1 on the validation split.
+
+    What is done already is read back, what was interrupted goes on. Order: seeds within architectures.
+
+    Args:
+        architectures: to train.
+        train_images: the same that the supernet learnt from.
+        val_images: of the validation split, used for nothing else.
+        recipe: all but the seed.
+        folder: holds a folder for each training.
+        seeds: of the trainings.
+        on_progress: called with the place of the training in the order, and its progress.
+        process, execution, workers, in_memory: as in `train_alone`.
+
+    Raises:
+        MvigNasError: see `train_alone`.
+    """
+    jobs = [(architecture, seed) for architecture in architectures for seed in seeds]
+    found: dict[int, StandAlone] = {}
+    for wait in (False, True):
+        for place, (architecture, seed) in enumerate(jobs):
+            if place in found:
+                continue
+            own = folder / f"{architecture.fingerprint}-seed{seed}"
+            own.mkdir(parents=True, exist_ok=True)
+            with claim(own / "lock", wait) as is_ours:
+                if not is_ours:
+                    continue
+                result = _read(own, architecture, seed)
+                if result is None:
+                    result = _train(
+                        architecture,
+                        train_images,
+                        val_images,
+                        replace(recipe, seed=seed),
+                        own,
+                        process=process,
+                        execution=execution,
+                        workers=workers,
+                        in_memory=in_memory,
+                        on_progress=None if on_progress is None else _at(on_progress, place),
+                    )
+                found[place] = result
+    return [found[place] for place in range(len(jobs))]
+
+
+def _at(on_progress: Callable[[int, Progress], None], place: int) -> Callable[[Progress], None]:
+    return lambda progress: on_progress(place, progress)
+
+
+def _train(
+    architecture: Architecture,
+    train_images: LabelledImages,
+    val_images: LabelledImages,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    process: Process | None,
+    execution: Execution | None,
+    workers: int,
+    in_memory: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> StandAlone:
+    began = time.monotonic()
+    state = folder / "state.pt"
+    network = train_alone(
+        architecture,
+        train_images,
+        recipe,
+        folder,
+        process=process,
+        execution=execution,
+        workers=workers,
+        in_memory=in_memory,
+        resume=state.is_file(),
+        on_progress=on_progress,
+    ).network
+    images = EvaluationImages(val_images, recipe.preprocessing, architecture.resolution, workers=workers)
+    accuracy = top1(network, images, architecture.resolution)
+    seconds = time.monotonic() - began
+    save(folder / "weights.safetensors", to_bytes({name: t.contiguous() for name, t in network.state_dict().items()}))
+    values = {"seed": recipe.seed, "accuracy": accuracy, "seconds": seconds, "architecture": architecture.to_dict()}
+    save(folder / RESULT, json.dumps(values, indent=1))
+    state.unlink(missing_ok=True)
+    return StandAlone(architecture, recipe.seed, accuracy, seconds)
+
+
+def _read(folder: Path, architecture: Architecture, seed: int) -> StandAlone | None:
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return StandAlone(architecture, seed, values["accuracy"], values["seconds"])

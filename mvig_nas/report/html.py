@@ -1,0 +1,110 @@
+"""report.html: one page that needs no other file."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvig_nas.architecture import Architecture
+    from mvig_nas.search import Study
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e3e8ee; }
+th:first-child, td:first-child { text-align: left; } th { color: #5b6b7d; font-weight: 600; }
+tr.winner td { font-weight: 600; color: #d1495b; } img { max-width: 100%; }
+code { background: #f3f6f9; padding: .1rem .3rem; }
+.note { color: #5b6b7d; } .scroll { overflow-x: auto; }
+"""
+_STAGE_COLUMNS = {
+    "width": "width",
+    "conv_depth": "MBConv blocks",
+    "conv_expansion": "expansion",
+    "conv_kernel": "kernel",
+    "graph_depth": "graph blocks",
+    "graph_operator": "operator",
+    "graph_step": "step K",
+    "graph_groups": "groups",
+    "ffn_expansion": "FFN expansion",
+    "activation": "activation",
+}
+
+
+def page(
+    study: "Study",
+    presets: Sequence[Mapping[str, Any]],
+    plots: Mapping[str, bytes],
+    notes: Sequence[str],
+    *,
+    command: str,
+    seconds: float,
+) -> str:
+    """The report of a finished search; `notes` say what its numbers are worth."""
+    settings, winner = study.settings, study.winner
+    device = settings.labels.get("device", "device")
+    parts = [
+        f"<h1>Search in {escape(settings.space.name)} for {escape(device)}</h1>",
+        f"<p class=note>{study.judged:,} architectures judged by predicted latency, {study.evaluated:,} scored by "
+        f"{escape(settings.score)} with {escape(settings.sampler)}, seed {settings.seed}, {seconds:.1f} s.</p>",
+        *(f"<p class=note>{escape(note)}</p>" for note in notes),
+    ]
+    if winner is not None:
+        parts += ["<h2>Winner and published networks</h2>", _comparison(study, presets)]
+        parts += ["<h2>The winner, stage by stage</h2>", _stages(winner.architecture)]
+    titles = {"score_latency": "Score against latency", "best_so_far": "Progress"}
+    for name, title in titles.items():
+        image = base64.b64encode(plots[name]).decode()
+        parts += [f"<h2>{title}</h2>", f'<img alt="{title}" src="data:image/png;base64,{image}">']
+    parts += ["<h2>Front</h2>", _front(study)]
+    parts.append(f"<h2>How it was made</h2><p><code>{escape(command)}</code></p>")
+    versions = ", ".join(f"{escape(name)} {escape(number)}" for name, number in settings.versions.items())
+    parts.append(f"<p class=note>{versions}</p>")
+    title = f"mvig-nas: {escape(settings.space.name)} for {escape(device)}"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]]) -> str:
+    winner = study.winner
+    rows = []
+    if winner is not None and winner.interval_ms is not None and winner.totals is not None:
+        cells = [f"winner {winner.fingerprint}", f"{winner.score:.4g}", f"{winner.latency_ms:.3f}"]
+        cells += [f"{winner.interval_ms[0]:.2f}-{winner.interval_ms[1]:.2f}"]
+        rows.append(("winner", [*cells, f"{winner.totals.parameters:,}", f"{winner.totals.macs:,}"]))
+    for preset in presets:
+        name = preset["name"] if preset["is_within_budget"] else f"{preset['name']} (not within the budget)"
+        low, high = preset["interval_ms"]
+        score = "" if preset["score"] is None else f"{preset['score']:.4g}"
+        cells = [name, score, f"{preset['latency_ms']:.3f}", f"{low:.2f}-{high:.2f}"]
+        rows.append(("", [*cells, f"{preset['parameters']:,}", f"{preset['macs']:,}"]))
+    return _table(["architecture", "score", "predicted ms", "80 % interval", "parameters", "MACs"], rows)
+
+
+def _stages(architecture: "Architecture") -> str:
+    rows = []
+    for place, (stage, size) in enumerate(zip(architecture.stages, architecture.sizes, strict=True), start=1):
+        values = [getattr(stage, name) for name in _STAGE_COLUMNS]
+        cells = [f"{place} ({size}×{size})", *("" if value is None else str(value) for value in values)]
+        rows.append(("", cells))
+    note = f"<p class=note>Resolution {architecture.resolution}, head width {architecture.head_width}.</p>"
+    return _table(["stage", *_STAGE_COLUMNS.values()], rows) + note
+
+
+def _front(study: "Study") -> str:
+    rows = [("", [c.fingerprint, f"{c.score:.4g}", f"{c.latency_ms:.3f}"]) for c in study.front]
+    return _table(["architecture", "score", "predicted ms"], rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr{f' class={kind}' if kind else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for kind, cells in rows
+    )
+    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

@@ -1,0 +1,92 @@
+"""Fresh networks and inputs for the proxies, drawn from seeded generators only."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mvig_nas.architecture import Architecture
+from mvig_nas.network import MobileViG, build
+from mvig_nas.scores.registry import CLASSES, SMALLEST
+
+
+def scaled(architecture: Architecture, resolution: int | None) -> Architecture:
+    """The architecture at the resolution it is scored at, its graph steps in proportion.
+
+    Half the architecture's own resolution, but not below `SMALLEST` nor above its own, unless `resolution` is given.
+
+    Raises:
+        MvigNasError: a graph step leaves no link at this resolution.
+    """
+    own = architecture.resolution
+    target = min(own, max(SMALLEST, own // 2)) if resolution is None else resolution
+    stages = tuple(
+        stage if stage.graph_step is None else replace(stage, graph_step=max(1, stage.graph_step * target // own))
+        for stage in architecture.stages
+    )
+    return Architecture(stages, architecture.head_width, target)  # type: ignore[arg-type]
+
+
+def fresh_network(architecture: Architecture, generator: torch.Generator, *, unit: bool = False) -> MobileViG:
+    """Network in training mode with Kaiming-normal weights, or N(0, 1) with `unit`; zero biases, layer scale 1.
+
+    The layer scale's own 1e-5 would silence every MBConv branch, so that no proxy would see its depth.
+    """
+    with _Uninitialised():
+        network = build(architecture, CLASSES).train()
+    with torch.no_grad():
+        for part in network.modules():
+            if isinstance(part, nn.Conv2d):
+                part.weight.normal_(0, 1 if unit else sqrt(2 / part.weight[0].numel()), generator=generator)
+                if part.bias is not None:
+                    part.bias.zero_()
+            elif isinstance(part, nn.BatchNorm2d):
+                part.reset_parameters()
+            else:
+                for name, parameter in part.named_parameters(recurse=False):
+                    if name != "layer_scale":
+                        raise TypeError(f"{type(part).__name__}.{name} has no rule for fresh values")
+                    parameter.fill_(1)
+    return network
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips the random fills of the layers' own initialisation: they cost as much as a forward pass."""
+
+    _skipped = frozenset({"kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_"})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in self._skipped:
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def noise(batch_size: int, resolution: int, generator: torch.Generator, *, channels_last: bool = False) -> Tensor:
+    """Standard normal images (B, 3, R, R).
+
+    Forward passes are faster with `channels_last`. Not for gradients: with torch 2.15 the backward pass of timm's
+    fastvit_t8 in that layout corrupted memory on a CPU.
+    """
+    images = torch.randn(batch_size, 3, resolution, resolution, generator=generator)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+
+def labels(batch_size: int, generator: torch.Generator) -> Tensor:
+    """Class numbers (B,), drawn uniformly."""
+    return torch.randint(CLASSES, (batch_size,), generator=generator)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the number of threads outside: a score must not depend on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,29 @@
+"""Study: one search, its candidates, front and winner; durable, resumable, and the same for the same seed."""
+
+from mvig_nas.search.attainable import attainable
+from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, Candidate, Latency, Score, pareto_front
+from mvig_nas.search.loop import Progress, kernel_costs, search
+from mvig_nas.search.samplers.registry import SAMPLERS, engine_of, resolve
+from mvig_nas.search.storage import FILE_NAME
+from mvig_nas.search.study import CANDIDATES_FILE_NAME, Settings, Study
+
+__all__ = [
+    "CANDIDATES_FILE_NAME",
+    "FAILED",
+    "FEASIBLE",
+    "FILE_NAME",
+    "INFEASIBLE",
+    "SAMPLERS",
+    "Candidate",
+    "Latency",
+    "Progress",
+    "Score",
+    "Settings",
+    "Study",
+    "attainable",
+    "engine_of",
+    "kernel_costs",
+    "pareto_front",
+    "resolve",
+    "search",
+]

@@ -1,0 +1,552 @@
+"""The one training loop: optimiser, schedule, clipping, mixed precision, moving average, checkpoints, divergence guard.
+
+What a step does to the model is the caller's `Step`; all else is here. Every random choice is a function of the seed
+and the step's number, so a training that was killed and resumed ends with the weights of one that was not (to the bit
+on a CPU).
+"""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3, dispatch_clip_grad
+from torch import Tensor, nn
+
+from mvig_nas.errors import MvigNasError
+from mvig_nas.image_data import LabelledImages, TrainingImages, seeded
+from mvig_nas.training.checkpoint import (
+    FILE,
+    check_same,
+    read_checkpoint,
+    remove_unfinished,
+    write_checkpoint,
+)
+from mvig_nas.training.guard import Guard, Rollback
+from mvig_nas.training.memory import freed_memory_kept
+from mvig_nas.training.process import Process
+from mvig_nas.training.recipe import Recipe
+from mvig_nas.training.training_log import VALIDATION, Log, Progress
+
+PRECISIONS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ROLLBACKS = 5  # to one checkpoint, then the run is given up
+_SHOWN = 20  # steps between rows of the log
+_WARMUP_RATE = 1e-6
+_STEP_SEED, _MIXUP_SEED = 1, 2
+
+Backward = Callable[[Tensor], None]
+
+
+class Step(Protocol):
+    """What one micro-batch does: forward and backward passes over `model`.
+
+    It calls `backward` once for every loss, and returns detached scalars, among them `loss`, which the guard watches.
+    """
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+
+    def start(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> bool:
+        """Called before a step's first micro-batch, and for a step that is left out.
+
+        Whether another phase begins, in which weights have changed places or losses are of other networks: the moving
+        average and the guard then begin anew.
+        """
+
+    def __call__(self, images: Tensor, targets: Tensor, backward: Backward, number: int) -> dict[str, Tensor]:
+        """Scalars of one micro-batch, the `number`th of the training; targets (B,) numbers or (B, classes) shares.
+
+        Equal numbers have equal images, augmented and mixed, in all trainings of one recipe.
+        """
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What a validation found: scalars for the log, under names other than the training's own, and a line to show."""
+
+    values: Mapping[str, float]
+    message: str
+
+
+Validate = Callable[[nn.Module, int], Validated]  # the model, or its moving average, after so many whole epochs
+
+
+class StopTraining(MvigNasError):  # noqa: N818 - it is no error
+    """The training was asked to stop (SIGTERM, Ctrl-C) and has saved its state."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a training runs, which does not change what it computes (but for rounding, by precision).
+
+    Args:
+        precision: of the forward passes, one of `PRECISIONS`.
+        channels_last: memory layout that GPUs are faster with.
+        checkpoint_minutes: time between checkpoints.
+        stop_after: number of steps after which to save and stop, as if a signal had come.
+        validate_every: epochs between validations, where there is something to validate with; 0 for the end alone.
+        compiled: whether torch compiles the model first, which takes a minute; for single networks.
+
+    Raises:
+        MvigNasError: a value out of range.
+    """
+
+    precision: str = "float32"
+    channels_last: bool = False
+    checkpoint_minutes: float = 10.0
+    stop_after: int | None = None
+    compiled: bool = False
+    validate_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise MvigNasError(f"`precision` must be one of {tuple(PRECISIONS)}, got {self.precision!r}.")
+        if not self.checkpoint_minutes >= 0:
+            raise MvigNasError(f"`checkpoint_minutes` must be at least 0, got {self.checkpoint_minutes}.")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise MvigNasError(f"`stop_after` must be at least 1, got {self.stop_after}; leave it out to go on.")
+        if self.validate_every < 0:
+            raise MvigNasError(
+                f"`validate_every` must be at least 0, got {self.validate_every}; 0 is for the end alone."
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a training: the model (its moving average, if the recipe has one) and the rollbacks on the way.
+
+    `last` has the weights of the last step, which are the model's unless that is an average. `seconds` are this run's,
+    without those before it was resumed.
+    """
+
+    model: nn.Module
+    last: nn.Module
+    rollbacks: tuple[Rollback, ...]
+    seconds: float
+
+
+def images_of(
+    images: LabelledImages, recipe: Recipe, resolution: int, *, workers: int = 0, in_memory: bool = False
+) -> TrainingImages:
+    """A training's micro-batches at a resolution, as its recipe has them; `workers` and `in_memory` as there."""
+    return TrainingImages(
+        images,
+        recipe.preprocessing,
+        resolution,
+        recipe.micro_batch_size or recipe.batch_size,
+        recipe.seed,
+        repeats=recipe.repeats,
+        workers=workers,
+        in_memory=in_memory,
+    )
+
+
+def steps_of(images: TrainingImages, recipe: Recipe) -> int:
+    """Optimiser steps of a whole training."""
+    return max(1, recipe.epochs * images.batches_per_epoch // recipe.micro_batches)
+
+
+def train(
+    step: Step,
+    images: TrainingImages,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    identity: Mapping[str, Any],
+    process: Process | None = None,
+    execution: Execution | None = None,
+    resume: bool = False,
+    validate: Validate | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Train `step.model` to the end of the recipe.
+
+    Args:
+        step: what to do with a micro-batch.
+        images: micro-batches of `recipe.micro_batch_size`.
+        recipe: what to do.
+        folder: of the checkpoint and the log.
+        identity: plain values that name what is trained; a resumed training must have the same.
+        process: this process among several.
+        execution: how to do it.
+        resume: go on from the checkpoint in `folder`.
+        validate: called in every process at the end, and before that every `execution.validate_every` epochs.
+        on_progress: called in the first process after every step, validation and rollback.
+
+    Raises:
+        MvigNasError: `folder` holds a training and `resume` is not set; it is not the same training; the loss diverges
+            again and again; an image is damaged; the disk is full.
+        StopTraining: a signal asked to stop; the state is saved.
+    """
+    process = process or Process(torch.device("cpu"))
+    if recipe.micro_batches % process.world_size:
+        raise MvigNasError(
+            f"a step's {recipe.micro_batches} micro-batches must divide among {process.world_size} processes; set "
+            "--micro-batch-size to the images that one process takes at a time."
+        )
+    run = _Run(
+        step,
+        images,
+        recipe,
+        folder,
+        identity=identity,
+        process=process,
+        execution=execution or Execution(),
+        validate=validate,
+        on_progress=on_progress,
+    )
+    on_cpu = process.device.type == "cpu"
+    with _signals() as stopped, freed_memory_kept() if on_cpu else contextlib.nullcontext():
+        return run(resume, stopped)
+
+
+class _Run:
+    def __init__(
+        self,
+        step: Step,
+        images: TrainingImages,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        identity: Mapping[str, Any],
+        process: Process,
+        execution: Execution,
+        validate: Validate | None,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.validate = validate
+        self.take_step, self.images, self.recipe, self.folder = step, images, recipe, folder
+        self.process, self.execution, self.on_progress = process, execution, on_progress
+        self.identity = {"recipe": recipe.to_dict(), "images": images.images.digest, **identity}
+        self.steps = steps_of(images, recipe)
+        self.model = step.model.to(process.device)
+        self.optimizer = create_optimizer_v2(
+            self.model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.scheduler = CosineLRScheduler(
+            self.optimizer,
+            t_initial=self.steps,
+            lr_min=recipe.min_learning_rate,
+            warmup_t=self.steps * recipe.warmup_epochs // recipe.epochs,
+            warmup_lr_init=min(_WARMUP_RATE, recipe.learning_rate),
+            t_in_epochs=False,
+        )
+        dtype = PRECISIONS[execution.precision]
+        self.scaler = torch.amp.GradScaler(process.device.type, enabled=dtype is torch.float16)
+        self.autocast = torch.autocast(process.device.type, dtype=dtype, enabled=dtype is not None)
+        self.average = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.mixup = _mixup(recipe, len(images.images.classes))
+        self.guard = Guard()
+        self.done = 0
+        self.rate_scale = 1.0
+        self.skipped: set[int] = set()
+        self.rollbacks: list[Rollback] = []
+        self.sums: dict[str, float] = {}  # of the scalars of the steps since the log's last row
+        self.summed = 0
+        self.saved, self.saved_at = -1, 0.0  # step and time of the last checkpoint
+
+    def __call__(self, resume: bool, stopped: Callable[[], bool]) -> Outcome:
+        began = time.monotonic()
+        if resume:
+            self._restore(read_checkpoint(self.folder))
+        else:
+            self._begin()
+        if self.execution.compiled:
+            self.model.compile()
+        if self.process.is_first:
+            remove_unfinished(self.folder)
+        stop_at = math.inf if self.execution.stop_after is None else self.done + self.execution.stop_after
+        log = Log(self.folder, self.done) if self.process.is_first else None
+        with contextlib.ExitStack() as at_end:
+            if log is not None:
+                at_end.callback(log.close)
+            while self.done < self.steps:
+                self._go_on(log, lambda: stopped() or self.done >= stop_at)
+            if self.saved != self.done:
+                self._save()
+            self._validate(log)
+        return Outcome(self._averaged, self.model, tuple(self.rollbacks), time.monotonic() - began)
+
+    @property
+    def _averaged(self) -> nn.Module:
+        return self.model if self.average is None else cast(nn.Module, self.average.module)
+
+    def _go_on(self, log: Log | None, stopped: Callable[[], bool]) -> None:
+        """Take steps up to the last, or to one that diverges and is rolled back."""
+        batches = self._batches()
+        first, began, waited = self.done, time.monotonic(), 0.0
+        self.saved_at = began
+        while self.done < self.steps:
+            values: dict[str, float] = {}
+            if self.done in self.skipped:
+                self._start()
+            else:
+                waited_now, values, is_finite = self._step(batches)
+                waited += waited_now
+                if self.guard.diverges(values["loss"]) or not is_finite:
+                    message = self._roll_back(values["loss"], is_finite)
+                    if log is not None:
+                        log.go_back(self.done)
+                    self._show(values["loss"], 0.0, 0.0, message)
+                    return
+                self._apply()
+                self.summed += 1
+            self.done += 1
+            seconds = max(time.monotonic() - began, 1e-9)
+            rate = (self.done - first) * self.recipe.batch_size / seconds
+            for name, value in values.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            if self.summed and (self.done % _SHOWN == 0 or self.done == self.steps):
+                means = {name: value / self.summed for name, value in self.sums.items()}
+                pace = {"images_per_second": rate, "waiting": waited / seconds}
+                if log is not None:
+                    log.write(self.done, {**means, "learning_rate": self._rate, **pace})
+                self.sums, self.summed = {}, 0
+            if values:
+                self._show(values["loss"], rate, waited / seconds)
+            if self._ends_epochs():
+                paused = time.monotonic()
+                self._validate(log)
+                began += time.monotonic() - paused
+            self._save_or_stop(stopped())
+
+    def _save_or_stop(self, stopped: bool) -> None:
+        stops = self.process.any(stopped) and self.done < self.steps
+        # The first process's clock decides, as all of them must be there to average the running statistics.
+        is_due = time.monotonic() - self.saved_at > 60 * self.execution.checkpoint_minutes
+        is_due = self.process.any(self.process.is_first and is_due)
+        if stops or (is_due and self.guard.is_calm):
+            self._save()
+        if stops:
+            raise StopTraining(f"training was stopped at step {self.done} of {self.steps} and has been saved.")
+
+    def _ends_epochs(self) -> bool:
+        """Whether the last step was the last of as many epochs as lie between validations, and not of all."""
+        every = self.execution.validate_every
+        if not every or self.done == self.steps:
+            return False
+        before, now = ((self.done - less) * self.recipe.epochs // (self.steps * every) for less in (1, 0))
+        return before != now
+
+    def _validate(self, log: Log | None) -> None:
+        if self.validate is None:
+            return
+        self._average_buffers()
+        found = self.validate(self._averaged, self.done * self.recipe.epochs // self.steps)
+        if log is not None:
+            log.write(self.done, found.values, VALIDATION)
+        self._show(math.nan, 0.0, 0.0, found.message)
+
+    @property
+    def _rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's micro-batches from the current step on."""
+        each, process = self.recipe.micro_batches, self.process
+        numbers = (
+            step * each + place
+            for step in range(self.done, self.steps)
+            if step not in self.skipped
+            for place in range(process.rank, each, process.world_size)
+        )
+        return self.images.batches(numbers)
+
+    def _start(self) -> None:
+        if self.take_step.start(self.done, self.steps, self.optimizer):
+            self.guard = Guard()
+            if self.average is not None:
+                self.average.module.load_state_dict(self.model.state_dict())
+
+    def _step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, dict[str, float], bool]:
+        """Gradients of one step.
+
+        Returns the seconds waited for images, the means of the scalars over all processes, and whether the gradients
+        are finite, or will be looked at by the gradient scaler.
+        """
+        recipe, process = self.recipe, self.process
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step_update(self.done)
+        for group in self.optimizer.param_groups:
+            group["lr"] *= self.rate_scale
+        self._start()
+
+        def backward(loss: Tensor) -> None:
+            self.scaler.scale(loss / recipe.micro_batches).backward()  # type: ignore[no-untyped-call]
+
+        waited = 0.0
+        sums: dict[str, Tensor] = {}
+        for place in range(process.rank, recipe.micro_batches, process.world_size):
+            began = time.monotonic()
+            images, targets = next(batches)
+            waited += time.monotonic() - began
+            images = images.to(process.device, non_blocking=True)
+            targets = targets.to(process.device, non_blocking=True)
+            if self.execution.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            number = self.done * recipe.micro_batches + place
+            if self.mixup is not None:
+                with seeded(recipe.seed, _MIXUP_SEED, number):
+                    images, targets = self.mixup(images, targets)
+            with seeded(recipe.seed, _STEP_SEED, number), self.autocast:
+                for name, value in self.take_step(images, targets, backward, number).items():
+                    sums[name] = sums[name] + value if name in sums else value
+        process.sum_gradients(self.model)
+        means = process.sum(torch.stack([value.float() for value in sums.values()])) / recipe.micro_batches
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        # One transfer from the device for all.
+        *values, norm = torch.cat([means, nn.utils.get_total_norm(gradients).to(means).reshape(1)]).tolist()
+        is_finite = math.isfinite(norm) or self.scaler.is_enabled()
+        return waited, dict(zip(sums, values, strict=True)), is_finite
+
+    def _apply(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        if self.recipe.clip is not None:
+            dispatch_clip_grad(self.model.parameters(), self.recipe.clip, mode=self.recipe.clip_mode)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model, step=self.done)
+
+    def _begin(self) -> None:
+        if (self.folder / FILE).exists():
+            raise MvigNasError(
+                f"{self.folder} holds a training already; go on with it (--resume), or take another folder."
+            )
+        self.process.wait()
+        if self.process.is_first:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise MvigNasError(
+                    f"{self.folder} must be a folder that can be made, got {error.strerror!r}; take another place."
+                ) from error
+        self._save()
+
+    def _save(self) -> None:
+        """Write the state; all processes must come here."""
+        self._average_buffers()
+        self.saved, self.saved_at = self.done, time.monotonic()
+        if not self.process.is_first:
+            return
+        write_checkpoint(
+            self.folder,
+            {
+                "identity": self.identity,
+                "step": self.done,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "average": None if self.average is None else self.average.module.state_dict(),
+                **self._history(),
+            },
+        )
+
+    def _average_buffers(self) -> None:
+        for model in dict.fromkeys((self.model, self._averaged)):
+            self.process.average_buffers(model)
+
+    def _history(self) -> dict[str, Any]:
+        return {
+            "guard": self.guard.to_dict(),
+            "rate_scale": self.rate_scale,
+            "skipped": sorted(self.skipped),
+            "rollbacks": [asdict(rollback) for rollback in self.rollbacks],
+            "row": {"sums": self.sums, "steps": self.summed},
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        check_same(saved["identity"], self.identity)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.module.load_state_dict(saved["average"])
+        self.done = self.saved = saved["step"]
+        self.guard = Guard.from_dict(saved["guard"])
+        self.rate_scale = saved["rate_scale"]
+        self.skipped = set(saved["skipped"])
+        self.rollbacks = [Rollback(**values) for values in saved["rollbacks"]]
+        self.sums, self.summed = dict(saved["row"]["sums"]), saved["row"]["steps"]
+
+    def _roll_back(self, loss: float, is_finite: bool) -> str:
+        """Back to the last checkpoint, to go on without the step that diverged, and slower if that was not enough.
+
+        Returns what to tell of it; `is_finite` is of the gradients.
+        """
+        failed = self.done
+        saved = read_checkpoint(self.folder)
+        self.process.wait()
+        known = self.rollbacks
+        again = [rollback for rollback in known if rollback.to_step == saved["step"]]
+        what = _told(loss, is_finite)
+        if len(again) >= _ROLLBACKS:
+            raise MvigNasError(
+                f"the loss must stay finite and near what it was, but at step {failed} {what}, after {len(again)} "
+                f"returns to step {saved['step']}; lower the learning rate ({self.recipe.learning_rate}), or clip "
+                f"harder. The state of step {saved['step']} is in {self.folder}."
+            )
+        rate_scale = self.rate_scale * (0.5 if again else 1.0)
+        skipped = self.skipped | {failed}
+        self._restore(saved)
+        self.rate_scale, self.skipped = rate_scale, skipped
+        self.rollbacks = [*known, Rollback(failed, loss, self.done, rate_scale)]
+        self._save()
+        slower = "" if rate_scale == 1 else f", at {rate_scale:g} times the learning rate"
+        return f"step {failed} diverged ({what}); went back to step {self.done}, leaving it out{slower}"
+
+    def _show(self, loss: float, rate: float, waiting: float, message: str | None = None) -> None:
+        if self.on_progress is not None and self.process.is_first:
+            epoch = self.done * self.recipe.epochs / self.steps
+            self.on_progress(Progress(self.done, self.steps, epoch, loss, self._rate, rate, waiting, message))
+
+
+def _told(loss: float, is_finite: bool) -> str:
+    if not math.isfinite(loss):
+        return "its loss is not finite"
+    return f"its loss is {loss:.4g}" if is_finite else "its gradients are not finite"
+
+
+def _mixup(recipe: Recipe, classes: int) -> Mixup | None:
+    if not (recipe.mixup or recipe.cutmix):
+        return None
+    return Mixup(
+        mixup_alpha=recipe.mixup,
+        cutmix_alpha=recipe.cutmix,
+        label_smoothing=recipe.label_smoothing,
+        num_classes=classes,
+    )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or Ctrl-C came: the step in flight is finished first; a second one does not wait."""
+    asked = False
+
+    def ask(number: int, _frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            signal.default_int_handler(number, _frame)
+        asked = True
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread, which alone may hear signals
+        before.clear()
+    try:
+        yield lambda: asked
+    finally:
+        for asked_for, handler in before.items():
+            signal.signal(asked_for, handler)

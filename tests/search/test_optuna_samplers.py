@@ -1,0 +1,88 @@
+"""Optuna's samplers keep the engine contract, and the study on disk is Optuna's."""
+
+import random
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from mvig_nas.budget import Budget
+from mvig_nas.search import FEASIBLE, INFEASIBLE, search
+from mvig_nas.search.contracts import Candidate, Judge, Problem
+from mvig_nas.search.samplers.optuna_samplers import NSGA2_POPULATION, OptunaEngine
+from mvig_nas.search_space import SearchSpace
+from tests.sampler_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, no_costs
+
+
+class TestTpe(EngineContract):
+    sampler = "tpe"
+
+
+class TestNsga2(EngineContract):
+    sampler = "nsga2"
+
+
+# seconds a proposal over all of the space, so only widths and depths are free
+WIDTHS = SearchSpace(
+    "widths",
+    {name: choices if name.endswith(("width", "depth")) else choices[-1:] for name, choices in TOY.choices.items()},
+)
+
+
+class TestGp(EngineContract):
+    sampler = "gp"
+    space = WIDTHS
+    budget = Budget(latency_ms=0.4)
+    evaluations = 13  # ten of them are drawn at random
+
+
+@pytest.mark.parametrize("front", [False, True])
+def test_optuna_reads_the_study(tmp_path: Path, front: bool) -> None:
+    study = search(
+        TOY,
+        WidthScore(),
+        SizeLatency(),
+        HALF,
+        evaluations=25,
+        sampler="random",
+        costs=no_costs,
+        front=front,
+        folder=tmp_path,
+    )
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    loaded = optuna.load_study(study_name=None, storage=storage)
+    assert [d.name for d in loaded.directions] == (["MAXIMIZE", "MINIMIZE"] if front else ["MAXIMIZE"])
+    assert len(loaded.trials) == len(study.candidates)
+    states = {FEASIBLE: TrialState.COMPLETE, INFEASIBLE: TrialState.PRUNED}
+    for trial, candidate in zip(loaded.trials, study.candidates, strict=True):
+        assert trial.state == states[candidate.state]
+        values = TOY.encode(candidate.architecture)
+        assert trial.params == {name: values[name] for name, choices in TOY.choices.items() if len(choices) > 1}
+        assert trial.constraints == dict(candidate.violations)
+        assert trial.user_attrs["fingerprint"] == candidate.fingerprint
+        if candidate.score is not None:
+            assert trial.values == ([candidate.score, candidate.latency_ms] if front else [candidate.score])
+    assert {trial.state for trial in loaded.trials} == set(states.values())
+    if not front:
+        assert study.winner is not None
+        assert loaded.best_value == study.winner.score
+
+
+def test_nsga2_breeds_from_its_first_generation() -> None:
+    problem = Problem(TOY, Judge(SizeLatency(), no_costs, HALF), TOY.smallest)
+    engine = OptunaEngine(problem, "nsga2")
+    parent = TOY.encode(TOY.largest)
+    generation = [
+        Candidate(number, 0, TOY.decode(parent | {"stage1.width": TOY.choices["stage1.width"][number % 2]}), FEASIBLE,
+                  0.2, {"latency_ms": -0.2}, 1, float(number))
+        for number in range(NSGA2_POPULATION)
+    ]  # fmt: skip
+    engine.observe(generation)
+    for seed in range(5):
+        (child,) = engine.propose(random.Random(seed))
+        values = TOY.encode(child)
+        # one parameter in thirty mutates; drawn at random, half of them would differ
+        assert sum(values[name] != parent[name] for name in values) < 8
