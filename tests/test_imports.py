@@ -17,6 +17,8 @@ ORDER = (
     "files",
     "futures",
     "plots",
+    "values",
+    "run_folder",
     "architecture",
     "search_space",
     "budget",

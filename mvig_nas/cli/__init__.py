@@ -4,48 +4,60 @@ Usage errors exit 2, `MvigNasError` exits 1 with one line, Ctrl-C exits 130; any
 """
 
 import sys
+from importlib import import_module
 
 import click
 
 from mvig_nas import __version__
-from mvig_nas.cli.describe import describe
-from mvig_nas.cli.evaluate import evaluate
-from mvig_nas.cli.export import export
-from mvig_nas.cli.listing import devices, spaces
-from mvig_nas.cli.log import log
-from mvig_nas.cli.measure import measure
-from mvig_nas.cli.predictor import predictor
-from mvig_nas.cli.retrain import retrain
-from mvig_nas.cli.sample import sample
-from mvig_nas.cli.search import search
-from mvig_nas.cli.supernet import supernet
 from mvig_nas.errors import MvigNasError
 
+# name -> module and attribute of the command, and the line that stands for it in the list of commands
+COMMANDS = {
+    "search": ("mvig_nas.cli.search", "Search for the best network inside a latency budget."),
+    "supernet": ("mvig_nas.cli.supernet", "Train a supernet, and check how it ranks networks."),
+    "retrain": ("mvig_nas.cli.retrain", "Train one network by itself, with a teacher."),
+    "evaluate": ("mvig_nas.cli.evaluate", "Measure the accuracy of a trained network or a package."),
+    "describe": ("mvig_nas.cli.describe", "Show where a network's parameters, MACs and milliseconds go."),
+    "spaces": ("mvig_nas.cli.listing", "List the search spaces that ship."),
+    "devices": ("mvig_nas.cli.listing", "List the phones that have a latency predictor, with its error."),
+    "sample": ("mvig_nas.cli.sample", "Draw architectures of a search space."),
+    "export": ("mvig_nas.cli.export", "Write a network as a Core ML package."),
+    "measure": ("mvig_nas.cli.measure", "Measure the latency of networks on a device."),
+    "log": ("mvig_nas.cli.log", "Check, merge and import device logs."),
+    "predictor": ("mvig_nas.cli.predictor", "Fit a latency predictor to a device log, and evaluate it."),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class _LazyGroup(click.Group):
+    """Imports a command's module only when that command runs, so that the list of commands appears at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order in which a user meets them."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, from its own module."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mvig-nas")
 def cli() -> None:
     """Find a MobileViG-like network that fits a latency budget on an iPhone.
 
     Start with: mvig-nas search --latency-budget 1.0ms
     """
-
-
-for command in (
-    search,
-    supernet,
-    retrain,
-    evaluate,
-    describe,
-    spaces,
-    devices,
-    sample,
-    export,
-    measure,
-    log,
-    predictor,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -1,0 +1,136 @@
+"""Run folders: `run.json` says what was asked for, so that `--resume` goes on with the same, whatever the command.
+
+    request = run_folder.reopen(folder, "retrain", RetrainRequest)   # --resume
+    run_folder.begin(folder, "retrain", request)                     # a new run
+
+A request is a frozen dataclass that `mvig_nas.values` reads and writes.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Collection
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mvig_nas import values
+from mvig_nas.errors import MvigNasError
+from mvig_nas.files import make_folder, save
+
+FILE = "run.json"
+SCHEMA = 1
+RUNS = Path("results/runs")
+T = TypeVar("T")
+
+
+def new_folder(name: str, seed: int) -> Path:
+    """A folder in `results/runs` that is not there yet, named by the time, the run and its seed.
+
+    Raises:
+        MvigNasError: torchrun started several processes, each of which would find another.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MvigNasError("several processes must share one run folder, got none; name it with --out.")
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{seed}"
+    folder, number = RUNS / stem, 2
+    while folder.exists():
+        folder, number = RUNS / f"{stem}-{number}", number + 1
+    return folder
+
+
+def begin(folder: Path, command: str, request: Any) -> None:
+    """Write what is asked for into a folder that holds no run yet, which is made if it is missing.
+
+    Raises:
+        MvigNasError: the folder holds a run, or it cannot be written.
+    """
+    if (folder / FILE).exists():
+        raise MvigNasError(
+            f"{folder} holds a run of `mvig-nas {_read(folder).get('command')}` already; go on with it by --resume, or "
+            "take another --out."
+        )
+    make_folder(folder)
+    rewrite(folder, command, request)
+
+
+def rewrite(folder: Path, command: str, request: Any) -> None:
+    """Replace what a run is asked for, where a resumed run may ask for more.
+
+    Raises:
+        MvigNasError: the folder cannot be written.
+    """
+    content = {
+        "schema": SCHEMA,
+        "command": command,
+        "request": values.plain(request),
+        "versions": {"mvig-nas": version("mvig-nas"), "python": platform.python_version()},
+    }
+    save(folder / FILE, json.dumps(content, indent=1) + "\n")
+
+
+def reopen(folder: Path, command: str, kind: type[T]) -> T:
+    """What the run in a folder was asked for.
+
+    Raises:
+        MvigNasError: the folder holds no run, a run of another command, or one of another version.
+    """
+    content = _read(folder)
+    if content.get("command") != command:
+        raise MvigNasError(
+            f"{folder} must hold a run of `mvig-nas {command}` to resume, got one of `{content.get('command')}`; name "
+            "its own folder."
+        )
+    if content.get("schema") != SCHEMA:
+        raise MvigNasError(
+            f"the schema of {folder / FILE} must be {SCHEMA}, got {content.get('schema')!r}; start anew."
+        )
+    return values.read(kind, content.get("request"), f"{folder / FILE}")
+
+
+def require_same(saved: Any, asked: Any, may_differ: Collection[str] = ()) -> None:
+    """That a resumed run is asked for what it began with.
+
+    Args:
+        saved, asked: requests of one kind.
+        may_differ: names of entries, with dots where they are nested, that a resumed run may ask for anew.
+
+    Raises:
+        MvigNasError: names the first entry that differs, and both values.
+    """
+    _require_same(values.plain(saved), values.plain(asked), may_differ, "")
+
+
+def _require_same(saved: Any, asked: Any, may_differ: Collection[str], path: str) -> None:
+    if path in may_differ or saved == asked:
+        return
+    if isinstance(saved, dict) and isinstance(asked, dict):
+        for name in {**saved, **asked}:
+            _require_same(saved.get(name), asked.get(name), may_differ, f"{path}.{name}" if path else name)
+        return
+    raise MvigNasError(
+        f"a resumed run must keep what it began with, but `{path}` was {_short(saved)} and is now {_short(asked)}; "
+        "leave the option out, or start anew in another folder."
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MvigNasError(
+            f"a run to resume must hold {FILE}, but there is none in {folder}; name the run's folder, or, where an "
+            "older mvig-nas began it, start anew."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise MvigNasError(f"{path} must be readable JSON, got {error}; restore it, or start anew.") from error
+    if not isinstance(content, dict):
+        raise MvigNasError(f"{path} must hold a table, got {type(content).__name__}; restore it, or start anew.")
+    return content
