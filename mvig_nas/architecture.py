@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mvig_nas.errors import MvigNasError, closest
@@ -108,10 +109,10 @@ class Architecture:
             raise MvigNasError(
                 f"`stage1.width` must be even, got {self.stages[0].width}: the stem's first half is half as wide."
             )
-        for place, (stage, size) in enumerate(zip(self.stages, stage_sizes(self.resolution), strict=True), start=1):
+        for number, (stage, size) in enumerate(zip(self.stages, stage_sizes(self.resolution), strict=True), start=1):
             if stage.graph_step is not None and stage.graph_step >= size:
                 raise MvigNasError(
-                    f"`stage{place}.graph_step` must be below the stage's size, {size} pixels at resolution "
+                    f"`stage{number}.graph_step` must be below the stage's size, {size} pixels at resolution "
                     f"{self.resolution}, got {stage.graph_step}: no pixel would have a link; take a smaller step."
                 )
 
@@ -157,12 +158,36 @@ class Architecture:
         if not isinstance(values["stages"], list):
             raise MvigNasError(f"`stages` must be a list, got {values['stages']!r}.")
         stages = []
-        for place, stage in enumerate(values["stages"], start=1):
+        for number, stage in enumerate(values["stages"], start=1):
             if not isinstance(stage, Mapping):
-                raise MvigNasError(f"`stage{place}` must be an object, got {stage!r}.")
-            _require_keys(f"stage{place}", stage, set(_STAGE_FIELDS))
+                raise MvigNasError(f"`stage{number}` must be an object, got {stage!r}.")
+            _require_keys(f"stage{number}", stage, set(_STAGE_FIELDS))
             stages.append(Stage(**stage))
         return cls(tuple(stages), values["head_width"], values["resolution"])  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, name: str) -> "Architecture":
+        """A preset by name, or the architecture in a JSON file: bare, or inside a run's `winner.json`.
+
+        Raises:
+            MvigNasError: there is neither a preset nor a readable file of that name, or the file holds no architecture.
+        """
+        if name in PRESETS:
+            return PRESETS[name]
+        path = Path(name)
+        if not path.is_file():
+            raise MvigNasError(
+                f"no preset and no file is called {name!r}; {closest(name, PRESETS)} A run has a winner.json."
+            )
+        try:
+            values = json.loads(_text_of(path))
+            return cls.from_dict(values.get("architecture", values) if isinstance(values, dict) else values)
+        except json.JSONDecodeError as error:
+            raise MvigNasError(
+                f"{path}: an architecture must be JSON, got text that breaks off or errs: {error}."
+            ) from error
+        except MvigNasError as error:
+            raise MvigNasError(f"{path}: {error}") from error
 
     @classmethod
     def from_json(cls, text: str) -> "Architecture":
@@ -176,6 +201,29 @@ class Architecture:
         except json.JSONDecodeError as error:
             raise MvigNasError(f"an architecture must be JSON, got text that breaks off or errs: {error}.") from error
         return cls.from_dict(values)
+
+
+def read_architectures(path: Path) -> list[Architecture]:
+    """The architectures of a .jsonl file, one a line, as `mvig-nas sample` writes them.
+
+    Raises:
+        MvigNasError: the file cannot be read, or a line holds no architecture.
+    """
+    found = []
+    for number, line in enumerate(_text_of(path).splitlines(), start=1):
+        if line.strip():
+            try:
+                found.append(Architecture.from_json(line))
+            except MvigNasError as error:
+                raise MvigNasError(f"{path}, line {number}: {error}") from error
+    return found
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MvigNasError(f"an architecture file must be readable text, got {error} for {path}.") from error
 
 
 def stage_sizes(resolution: int) -> tuple[int, ...]:

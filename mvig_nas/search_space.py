@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from mvig_nas import shipped
 from mvig_nas.architecture import STAGES, Architecture, Stage, stage_sizes
 from mvig_nas.errors import MvigNasError, closest
 
@@ -27,7 +28,7 @@ _CHEAPER_WHEN_LARGER = ("graph_step", "graph_groups")
 PARAMETER_NAMES: tuple[str, ...] = (
     "resolution",
     "head_width",
-    *(f"stage{place}.{name}" for place in range(1, STAGES + 1) for name in STAGE_CHOICES),
+    *(f"stage{number}.{name}" for number in range(1, STAGES + 1) for name in STAGE_CHOICES),
 )
 
 
@@ -62,14 +63,14 @@ class SearchSpace:
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.choices.items())))
 
-    def stage_choices(self, place: int) -> dict[str, tuple[Value, ...]]:
+    def stage_choices(self, number: int) -> dict[str, tuple[Value, ...]]:
         """Choices of one stage, 1 to 4, by the names of `Stage`'s fields."""
-        return {name: self.choices[f"stage{place}.{name}"] for name in STAGE_CHOICES}
+        return {name: self.choices[f"stage{number}.{name}"] for name in STAGE_CHOICES}
 
     @cached_property
     def size(self) -> int:
         """Number of different architectures."""
-        stages = (_stage_count(self.stage_choices(place)) for place in range(1, STAGES + 1))
+        stages = (_stage_count(self.stage_choices(number)) for number in range(1, STAGES + 1))
         return len(self.choices["resolution"]) * len(self.choices["head_width"]) * prod(stages)
 
     def encode(self, architecture: Architecture) -> dict[str, Value]:
@@ -79,10 +80,10 @@ class SearchSpace:
             MvigNasError: the architecture is not of this space; the message names the first parameter that is not.
         """
         values: dict[str, Value] = {"resolution": architecture.resolution, "head_width": architecture.head_width}
-        for place, stage in enumerate(architecture.stages, start=1):
+        for number, stage in enumerate(architecture.stages, start=1):
             for name in STAGE_CHOICES:
                 value = getattr(stage, name)
-                key = f"stage{place}.{name}"
+                key = f"stage{number}.{name}"
                 values[key] = self.choices[key][0] if value is None else value
         for key, value in values.items():
             if value not in self.choices[key]:
@@ -107,8 +108,8 @@ class SearchSpace:
             if values[key] not in choices:
                 raise MvigNasError(f"`{key}` must be one of {choices} in space {self.name!r}, got {values[key]!r}.")
         stages = tuple(
-            Stage(**{name: values[f"stage{place}.{name}"] for name in STAGE_CHOICES})  # type: ignore[arg-type]
-            for place in range(1, STAGES + 1)
+            Stage(**{name: values[f"stage{number}.{name}"] for name in STAGE_CHOICES})  # type: ignore[arg-type]
+            for number in range(1, STAGES + 1)
         )
         return Architecture(stages, values["head_width"], values["resolution"])  # type: ignore[arg-type]
 
@@ -182,6 +183,15 @@ class SearchSpace:
         return sorted(found - {architecture}, key=lambda neighbour: neighbour.fingerprint)
 
     @classmethod
+    def load(cls, name: str) -> "SearchSpace":
+        """A space that ships with the package by name, or the one in a file whose name ends in .toml.
+
+        Raises:
+            MvigNasError: there is no such space, or its file is wrong.
+        """
+        return cls.from_toml(shipped.space_path(name))
+
+    @classmethod
     def from_toml(cls, path: Path) -> "SearchSpace":
         """Space from a file in the format of docs/search_spaces.md.
 
@@ -221,8 +231,8 @@ class SearchSpace:
         if not isinstance(stages, list) or len(stages) != STAGES or not all(isinstance(s, Mapping) for s in stages):
             raise MvigNasError(f"a search space must have {STAGES} [[stage]] tables; write one per stage.")
         choices = {key: values[key] for key in ("resolution", "head_width") if key in values}
-        for place, stage in enumerate(stages, start=1):
-            choices |= {f"stage{place}.{key}": value for key, value in stage.items()}
+        for number, stage in enumerate(stages, start=1):
+            choices |= {f"stage{number}.{key}": value for key, value in stage.items()}
         for key, value in choices.items():
             if not isinstance(value, list):
                 raise MvigNasError(f"`{key}` must be a list of choices, got {value!r}; write [{value!r}].")
@@ -240,8 +250,8 @@ class SearchSpace:
             "resolution": list(self.choices["resolution"]),
             "head_width": list(self.choices["head_width"]),
             "stage": [
-                {name: list(values) for name, values in self.stage_choices(place).items()}
-                for place in range(1, STAGES + 1)
+                {name: list(values) for name, values in self.stage_choices(number).items()}
+                for number in range(1, STAGES + 1)
             ],
         }
 
@@ -254,37 +264,37 @@ class SearchSpace:
         for resolution in self.choices["resolution"]:
             for head_width in self.choices["head_width"]:
                 self._check(Architecture, stages=(Stage(2),) * STAGES, head_width=head_width, resolution=resolution)
-        for place in range(1, STAGES + 1):
-            self._check_widths(place)
-            self._check_steps(place)
+        for number in range(1, STAGES + 1):
+            self._check_widths(number)
+            self._check_steps(number)
 
-    def _check_widths(self, place: int) -> None:
-        choices = self.stage_choices(place)
+    def _check_widths(self, number: int) -> None:
+        choices = self.stage_choices(number)
         # As deep as it gets, so that no choice goes unseen; undivided, so that no other choice clashes.
         depths = {name: choices[name][-1] for name in ("conv_depth", "graph_depth")}
         base = {name: values[0] for name, values in choices.items()} | depths | {"graph_groups": 1}
         for name in STAGE_CHOICES:
             for value in choices[name] if name != "graph_groups" else ():
-                self._check(Stage, f"stage{place}: ", **(base | {name: value}))
+                self._check(Stage, f"stage{number}: ", **(base | {name: value}))
         for width in choices["width"]:
-            if place == 1 and int(width) % 2:
+            if number == 1 and int(width) % 2:
                 raise MvigNasError(
                     f"space {self.name!r}: `stage1.width` must be even, got {width}; the stem halves it."
                 )
             for groups in choices["graph_groups"]:
-                self._check(Stage, f"stage{place}: ", **(base | {"width": width, "graph_groups": groups}))
+                self._check(Stage, f"stage{number}: ", **(base | {"width": width, "graph_groups": groups}))
 
-    def _check_steps(self, place: int) -> None:
-        choices = self.stage_choices(place)
+    def _check_steps(self, number: int) -> None:
+        choices = self.stage_choices(number)
         if not choices["graph_depth"][-1] or "svga" not in choices["graph_operator"]:
             return
         for resolution in self.choices["resolution"]:
-            size = stage_sizes(int(resolution))[place - 1]
+            size = stage_sizes(int(resolution))[number - 1]
             for step in choices["graph_step"]:
                 if int(step) >= size:
                     raise MvigNasError(
-                        f"space {self.name!r}: `stage{place}.graph_step` must be below the stage's size, {size} pixels "
-                        f"at resolution {resolution}, got {step}; take a smaller step or a larger resolution."
+                        f"space {self.name!r}: `stage{number}.graph_step` must be below the stage's size, {size} "
+                        f"pixels at resolution {resolution}, got {step}; take a smaller step or a larger resolution."
                     )
 
     def _check(self, kind: type[Stage] | type[Architecture], where: str = "", **values: Any) -> None:

@@ -15,6 +15,7 @@ PACKAGE = Path(mvig_nas.__file__).parent
 ORDER = (
     "errors",
     "files",
+    "shipped",
     "futures",
     "plots",
     "values",
@@ -36,7 +37,6 @@ ORDER = (
     "measure",
     "ranking",
     "report",
-    "shipped",
     "cli",
     "__main__",
 )

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvig_nas import cli, device_log
+from mvig_nas import cli
 from mvig_nas.architecture import preset
 from mvig_nas.device_log import (
     COMPUTE_UNITS,
@@ -35,6 +35,7 @@ from mvig_nas.device_log import (
     summarise,
     write,
 )
+from mvig_nas.device_log.measurement import ENTRIES
 from mvig_nas.errors import MvigNasError
 from tests.strategies import REPOSITORY, SPACES, architectures
 
@@ -107,7 +108,7 @@ def test_the_page_shows_a_row_that_reads_and_a_program_that_runs(capsys: pytest.
     assert shown.network_label == "timm:resnet18@224"
     assert shown.samples_ms == SAMPLES_MS
     assert shown.group == "iOS 18.1 cpu-and-ne@iphone-13-mini"
-    assert set(device_log._measurement.ENTRIES) == set(re.findall(r"`(\w+)`", _column(PAGE, 1)))
+    assert set(ENTRIES) == set(re.findall(r"`(\w+)`", _column(PAGE, 1)))
     (program,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     exec(compile(program, "device_log.md", "exec"), {})
     assert capsys.readouterr().out == "True\n"
