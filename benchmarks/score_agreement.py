@@ -34,8 +34,8 @@ from mvig_nas import kernels, scores
 from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import build
-from mvig_nas.scores.modules import NORMS
-from mvig_nas.scores.prepare import labels, noise
+from mvig_nas.scores.fresh_networks import labels, noise
+from mvig_nas.scores.gradient_proxies import NORMS
 from mvig_nas.search_space import SearchSpace
 
 mpl.use("Agg")

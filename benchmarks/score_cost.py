@@ -20,7 +20,7 @@ import torch
 
 from mvig_nas import scores
 from mvig_nas.architecture import PRESETS, Architecture
-from mvig_nas.scores.prepare import fresh_network, noise, scaled
+from mvig_nas.scores.fresh_networks import fresh_network, noise, scaled
 from mvig_nas.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,15 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mvig_nas.scores.registry import DEFAULT, NAMES, Score, load
+from mvig_nas.scores.named_scores import DEFAULT, NAMES, Score, load
 
 if TYPE_CHECKING:
-    from mvig_nas.scores.gradients import grad_norm, snip
-    from mvig_nas.scores.naswot_proxy import naswot
+    from mvig_nas.scores.activation_proxies import naswot, zen
+    from mvig_nas.scores.gradient_proxies import grad_norm, snip, synflow, zico
     from mvig_nas.scores.supernet_score import SupernetScore, training_split
-    from mvig_nas.scores.synflow_proxy import synflow
-    from mvig_nas.scores.zen_proxy import zen
-    from mvig_nas.scores.zico_proxy import zico
 
 __all__ = [
     "DEFAULT",
@@ -28,17 +25,21 @@ __all__ = [
 ]
 
 _MODULES = {
-    "grad_norm": "gradients",
-    "snip": "gradients",
+    "naswot": "activation_proxies",
+    "zen": "activation_proxies",
+    "grad_norm": "gradient_proxies",
+    "snip": "gradient_proxies",
+    "synflow": "gradient_proxies",
+    "zico": "gradient_proxies",
     "SupernetScore": "supernet_score",
     "training_split": "supernet_score",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, and the baselines, the names and the factory do without it
-    if name in __all__:
+    # Importing torch takes seconds, and the baselines, the names and `load` do without it.
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(f"mvig_nas.scores.{_MODULES.get(name, f'{name}_proxy')}"), name)
+        return getattr(import_module(f"mvig_nas.scores.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from mvig_nas import scores
 from mvig_nas.architecture import PRESETS, Architecture, Stage
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import build
-from mvig_nas.scores.prepare import fresh_network, scaled
+from mvig_nas.scores.fresh_networks import fresh_network, scaled
 from tests.strategies import SPACES
 
 TOY = SPACES["toy"]

@@ -1,6 +1,6 @@
-"""Fresh networks and inputs for the proxies, drawn from seeded generators only."""
+"""Proxies on fresh networks and noise, both drawn from seeded generators only."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import sqrt
@@ -12,7 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.network import MobileViG, build
-from mvig_nas.scores.registry import CLASSES, SMALLEST
+from mvig_nas.scores.activation_proxies import naswot, zen
+from mvig_nas.scores.gradient_proxies import grad_norm, snip, synflow, zico
+
+CLASSES = 1000
+SMALLEST = 96  # pixels; three at the last stage, where a step of 1 still leaves links
 
 
 def scaled(architecture: Architecture, resolution: int | None) -> Architecture:
@@ -90,3 +94,43 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+# The inputs are drawn before the weights, so that all architectures of one resolution see the same ones.
+def _naswot(architecture: Architecture, batch_size: int, generator: torch.Generator) -> float:
+    images = noise(batch_size, architecture.resolution, generator, channels_last=True)
+    return naswot(fresh_network(architecture, generator), images)
+
+
+def _synflow(architecture: Architecture, _: int, generator: torch.Generator) -> float:
+    return synflow(fresh_network(architecture, generator), noise(1, architecture.resolution, generator))
+
+
+def _zico(architecture: Architecture, batch_size: int, generator: torch.Generator) -> float:
+    batches = [(noise(batch_size, architecture.resolution, generator), labels(batch_size, generator)) for _ in range(2)]
+    return zico(fresh_network(architecture, generator), batches)
+
+
+def _zen(architecture: Architecture, batch_size: int, generator: torch.Generator) -> float:
+    images, disturbance = (noise(batch_size, architecture.resolution, generator, channels_last=True) for _ in range(2))
+    return zen(fresh_network(architecture, generator, unit=True), images, disturbance)
+
+
+def _grad_norm(architecture: Architecture, batch_size: int, generator: torch.Generator) -> float:
+    images, targets = noise(batch_size, architecture.resolution, generator), labels(batch_size, generator)
+    return grad_norm(fresh_network(architecture, generator), images, targets)
+
+
+def _snip(architecture: Architecture, batch_size: int, generator: torch.Generator) -> float:
+    images, targets = noise(batch_size, architecture.resolution, generator), labels(batch_size, generator)
+    return snip(fresh_network(architecture, generator), images, targets)
+
+
+PROXIES: dict[str, Callable[[Architecture, int, torch.Generator], float]] = {
+    "naswot": _naswot,
+    "synflow": _synflow,
+    "zico": _zico,
+    "zen": _zen,
+    "grad_norm": _grad_norm,
+    "snip": _snip,
+}

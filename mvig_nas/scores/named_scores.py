@@ -1,21 +1,14 @@
 """A score by its name, as the search calls it: `scores.load("naswot", seed=0)(architecture)`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, log
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.search_space import SearchSpace
-
-if TYPE_CHECKING:
-    import torch
-
-CLASSES = 1000
-SMALLEST = 96  # pixels; three at the last stage, where a step of 1 still leaves links
 
 
 class Score(Protocol):
@@ -56,12 +49,12 @@ class NetworkScore:
     def __call__(self, architecture: Architecture) -> float:
         import torch
 
-        from mvig_nas.scores.prepare import one_thread, scaled
+        from mvig_nas.scores.fresh_networks import PROXIES, one_thread, scaled
 
         target = scaled(architecture, self.resolution)
         generator = torch.Generator().manual_seed(self.seed)
         with one_thread():
-            value = _PROXIES[self.name][0](target, self.batch_size, generator)
+            value = PROXIES[self.name](target, self.batch_size, generator)
         if not isfinite(value):
             raise MvigNasError(
                 f"a score must be finite, got {self.name} {value} for architecture {architecture.fingerprint}; "
@@ -70,68 +63,11 @@ class NetworkScore:
         return value
 
 
-# The inputs are drawn before the weights, so that all architectures of one resolution see the same ones.
-def _naswot(architecture: Architecture, batch_size: int, generator: "torch.Generator") -> float:
-    from mvig_nas.scores.naswot_proxy import naswot
-    from mvig_nas.scores.prepare import fresh_network, noise
-
-    images = noise(batch_size, architecture.resolution, generator, channels_last=True)
-    return naswot(fresh_network(architecture, generator), images)
-
-
-def _synflow(architecture: Architecture, _: int, generator: "torch.Generator") -> float:
-    from mvig_nas.scores.prepare import fresh_network, noise
-    from mvig_nas.scores.synflow_proxy import synflow
-
-    return synflow(fresh_network(architecture, generator), noise(1, architecture.resolution, generator))
-
-
-def _zico(architecture: Architecture, batch_size: int, generator: "torch.Generator") -> float:
-    from mvig_nas.scores.prepare import fresh_network, labels, noise
-    from mvig_nas.scores.zico_proxy import zico
-
-    batches = [(noise(batch_size, architecture.resolution, generator), labels(batch_size, generator)) for _ in range(2)]
-    return zico(fresh_network(architecture, generator), batches)
-
-
-def _zen(architecture: Architecture, batch_size: int, generator: "torch.Generator") -> float:
-    from mvig_nas.scores.prepare import fresh_network, noise
-    from mvig_nas.scores.zen_proxy import zen
-
-    images, disturbance = (noise(batch_size, architecture.resolution, generator, channels_last=True) for _ in range(2))
-    return zen(fresh_network(architecture, generator, unit=True), images, disturbance)
-
-
-def _grad_norm(architecture: Architecture, batch_size: int, generator: "torch.Generator") -> float:
-    from mvig_nas.scores.gradients import grad_norm
-    from mvig_nas.scores.prepare import fresh_network, labels, noise
-
-    images, targets = noise(batch_size, architecture.resolution, generator), labels(batch_size, generator)
-    return grad_norm(fresh_network(architecture, generator), images, targets)
-
-
-def _snip(architecture: Architecture, batch_size: int, generator: "torch.Generator") -> float:
-    from mvig_nas.scores.gradients import snip
-    from mvig_nas.scores.prepare import fresh_network, labels, noise
-
-    images, targets = noise(batch_size, architecture.resolution, generator), labels(batch_size, generator)
-    return snip(fresh_network(architecture, generator), images, targets)
-
-
-Proxy = Callable[[Architecture, int, "torch.Generator"], float]
-
-# Each proxy with its batch size.
-_PROXIES: dict[str, tuple[Proxy, int]] = {
-    "naswot": (_naswot, 16),
-    "synflow": (_synflow, 1),
-    "zico": (_zico, 4),
-    "zen": (_zen, 8),
-    "grad_norm": (_grad_norm, 8),
-    "snip": (_snip, 8),
-}
+# The batch size that each proxy takes by itself; SynFlow always takes one image.
+_BATCH_SIZES = {"naswot": 16, "synflow": 1, "zico": 4, "zen": 8, "grad_norm": 8, "snip": 8}
 _COSTS = ("log_macs", "log_params")
 
-NAMES: tuple[str, ...] = (*_PROXIES, *_COSTS)
+NAMES: tuple[str, ...] = (*_BATCH_SIZES, *_COSTS)
 DEFAULT = "naswot"
 
 
@@ -173,7 +109,7 @@ def load(
         _require("batch_size", batch_size, 2)
     if name in _COSTS:
         return CostScore(name)
-    return NetworkScore(name, seed, resolution, _PROXIES[name][1] if batch_size is None else batch_size)
+    return NetworkScore(name, seed, resolution, _BATCH_SIZES[name] if batch_size is None else batch_size)
 
 
 def _require(name: str, value: int, least: int) -> None:
