@@ -18,6 +18,7 @@ ORDER = (
     "shipped",
     "futures",
     "plots",
+    "map_fit",
     "values",
     "run_folder",
     "architecture",

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
 
 from mvig_nas.latency.features import FEATURES, FIXED_MS, PRIOR_MS, SHARES, FloatArray
+from mvig_nas.map_fit import map_fit
 
 TERMS = ("sort", "cost", "smooth", "length_size", "length_shares", "noise")
 # Medians and spreads (of logarithms) of the terms' priors, from a template and from a fitted predictor.
@@ -352,8 +352,7 @@ def _choose_terms(
         dual = inverse @ target
         outer = inverse - np.outer(dual, dual)
         by_near = outer * near
-        z = (log_terms - middle) / spread
-        value = 0.5 * target @ dual + np.log(np.diag(factor[0])).sum() + 0.5 * z @ z
+        value = 0.5 * target @ dual + np.log(np.diag(factor[0])).sum()
         gradient = np.array([
             sort * np.vdot(outer, by_sort),
             cost * np.vdot(outer, by_cost),
@@ -362,9 +361,6 @@ def _choose_terms(
             0.5 * np.vdot(by_near, shares) / length_shares,
             np.diag(outer) @ noises,
         ])  # fmt: skip
-        return float(value), gradient + z / spread
+        return float(value), gradient
 
-    bounds = [(m - 4 * s, m + 4 * s) for m, s in zip(middle, spread, strict=True)]
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 30})
-    terms: FloatArray = found.x
-    return terms
+    return map_fit(objective, middle, spread, start=start, reach=4, steps=30)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
 
 from mvig_nas.latency.features import FloatArray
 from mvig_nas.latency.labels import Labels
+from mvig_nas.map_fit import map_fit
 
 TERMS = ("smooth", "length", "smooth_chip", "device", "laboratory", "family", "network", "noise")
 _CENTRE = np.log([0.15, 1.0, 0.05, 0.08, 0.08, 0.1, 0.05, 0.08])
@@ -101,15 +101,12 @@ def fit_residual(
         inverse = cho_solve(factor, identity)
         dual = inverse @ centred
         outer = inverse - np.outer(dual, dual)
-        prior = (log_terms - _CENTRE) / _SPREAD
-        value = 0.5 * centred @ dual + np.log(np.diag(factor[0])).sum() + 0.5 * prior @ prior
-        gradient = np.array([0.5 * np.sum(outer * slope) for slope in slopes]) + prior / _SPREAD
+        value = 0.5 * centred @ dual + np.log(np.diag(factor[0])).sum()
+        gradient = np.array([0.5 * np.sum(outer * slope) for slope in slopes])
         return float(value), gradient
 
-    solution = minimize(
-        objective, _CENTRE if start is None else start, jac=True, method="L-BFGS-B", options={"maxiter": 40}
-    )
-    return Residual(standard, centre, scale, residuals, weights, labels, solution.x, offset)
+    log_terms = map_fit(objective, _CENTRE, _SPREAD, start=start)
+    return Residual(standard, centre, scale, residuals, weights, labels, log_terms, offset)
 
 
 def _distances(left: FloatArray, right: FloatArray) -> FloatArray:

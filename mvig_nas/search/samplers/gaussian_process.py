@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
 from scipy.special import log_ndtr
 
 from mvig_nas.architecture import Architecture
+from mvig_nas.map_fit import map_fit
 from mvig_nas.search_space import SearchSpace
 
 FloatArray = NDArray[np.float64]
@@ -104,7 +104,7 @@ class Hyperparameters:
 
 
 def fit(features: Features, levels: Levels, scores: FloatArray) -> Hyperparameters:
-    """Hyper-parameters of highest posterior density, by L-BFGS on their logarithms; broad log-normal priors."""
+    """Hyper-parameters of highest posterior density under broad log-normal priors."""
     count, parameters = levels.shape
     y = normal_scores(scores)
     marked = features.with_unused(levels)
@@ -114,7 +114,7 @@ def fit(features: Features, levels: Levels, scores: FloatArray) -> Hyperparamete
     prior_mean = np.concatenate([np.full(parameters, math.log(2.0 / parameters)), [0.0, 0.0, math.log(1e-2)]])
     prior_sd = np.concatenate([np.full(parameters, 1.5), [1.0, 1.0, 1.5]])
 
-    def negative_log_posterior(theta: FloatArray) -> tuple[float, FloatArray]:
+    def negative_log_likelihood(theta: FloatArray) -> tuple[float, FloatArray]:
         w = np.exp(theta[:parameters])
         a, b, noise = np.exp(theta[parameters:])
         total = w.sum()
@@ -132,15 +132,11 @@ def fit(features: Features, levels: Levels, scores: FloatArray) -> Hyperparamete
         by_s = slope * (a / total + b * e)
         gradient[:parameters] = w * (np.tensordot(k, by_s, 2) - a / total**2 * along_s - b * along_e)
         gradient[parameters:] = a / total * along_s, b * along_e, noise * np.trace(slope)
-        z = (theta - prior_mean) / prior_sd
-        return float(loss + 0.5 * z @ z), gradient + z / prior_sd
+        return float(loss), gradient
 
-    bounds = [(mean - 6 * sd, mean + 6 * sd) for mean, sd in zip(prior_mean, prior_sd, strict=True)]
-    found = minimize(
-        negative_log_posterior, prior_mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}
-    )
-    main, product, noise = np.exp(found.x[parameters:]).tolist()
-    return Hyperparameters(np.exp(found.x[:parameters]), main, product, noise)
+    found = map_fit(negative_log_likelihood, prior_mean, prior_sd, reach=6)
+    main, product, noise = np.exp(found[parameters:]).tolist()
+    return Hyperparameters(np.exp(found[:parameters]), main, product, noise)
 
 
 class GaussianProcess:
