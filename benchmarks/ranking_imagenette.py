@@ -15,6 +15,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
@@ -143,7 +144,7 @@ def supernet(data: Path, variant: str) -> None:
     train_supernet(
         space(),
         training_images(data),
-        Recipe.from_dict({**RECIPE.to_dict(), "epochs": SUPERNET_EPOCHS}),
+        replace(RECIPE, epochs=SUPERNET_EPOCHS),
         folder,
         plan=VARIANTS[variant],
         execution=EXECUTION,

@@ -16,7 +16,6 @@ import platform
 import statistics
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -31,12 +30,12 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import AverageMeter, ModelEmaV3, dispatch_clip_grad
 from torch import nn
 
-from mvig_nas import shipped
+from mvig_nas import recipes, shipped
 from mvig_nas.architecture import PRESETS, Architecture
-from mvig_nas.image_data import LabelledImages, read_split
+from mvig_nas.image_data import LabelledImages, read_split, training_transform
 from mvig_nas.network import build
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.training import Execution, Plan, Progress, Recipe, StopTraining, train_alone
+from mvig_nas.training import Execution, Progress, Recipe, StopTraining, train_alone
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "results" / "training_rate" / "table.csv"
@@ -69,7 +68,7 @@ def theirs(architecture: Architecture, images: LabelledImages, recipe: Recipe, w
         pin_memory=False,
     )
     # timm's transforms, of which Pillow 13 refuses one without a change that is made there
-    loader.dataset.transform = recipe.preprocessing.training_transform(side)
+    loader.dataset.transform = training_transform(recipe.preprocessing, side)
     mixup = None
     loss_fn: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
     if recipe.mixup or recipe.cutmix:
@@ -133,7 +132,7 @@ def main() -> None:
     ):
         if options.network not in (None, name):
             continue
-        recipe = replace(Plan.from_dict(tomllib.loads(shipped.recipe_path(plan).read_text())).recipe, **changes)
+        recipe = replace(recipes.load_plan(plan).recipe, **changes)
         rates: list[list[float]] = [[], []]
         for number in range(options.rounds):
             for which in (0, 1) if number % 2 else (1, 0):

@@ -1,11 +1,9 @@
-"""Finds what ships with the package, installed or in a checkout: search spaces, fitted predictors, recipes."""
+"""Finds what ships with the package, installed or in a checkout: search spaces, fitted predictors."""
 
 from importlib import resources
 from pathlib import Path
 
 from mvig_nas.errors import MvigNasError, closest
-
-_RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 def folder(name: str) -> Path:
@@ -49,21 +47,3 @@ def predictor_folder(device: str) -> Path:
     if (Path(device) / "predictor.json").is_file():
         return Path(device)
     raise MvigNasError(f"no device is called {device!r}; {closest(device, device_names())}")
-
-
-def recipe_names() -> tuple[str, ...]:
-    """Names of the shipped training recipes."""
-    return tuple(sorted(path.stem for path in _RECIPES.glob("*.toml")))
-
-
-def recipe_path(name: str) -> Path:
-    """File of a shipped recipe, or `name` itself where it is a path to a file of the user's.
-
-    Raises:
-        MvigNasError: neither a shipped recipe nor a file.
-    """
-    if name in recipe_names():
-        return _RECIPES / f"{name}.toml"
-    if Path(name).is_file():
-        return Path(name)
-    raise MvigNasError(f"no recipe is called {name!r}; {closest(name, recipe_names())} Or give a TOML file.")

@@ -21,6 +21,7 @@ ORDER = (
     "map_fit",
     "values",
     "run_folder",
+    "recipes",
     "architecture",
     "search_space",
     "budget",
@@ -75,6 +76,7 @@ def test_imports_point_one_way(path: Path) -> None:
     [
         ("import mvig_nas.cli", ()),
         ("import mvig_nas.search_space", ()),
+        ("import mvig_nas.recipes", ()),
         ("import mvig_nas.kernels; mvig_nas.kernels.of", ()),
         ("import mvig_nas.latency", ("numpy", "scipy", "sklearn")),
         ("import mvig_nas.search", ("numpy",)),

@@ -91,7 +91,7 @@ def export(ctx: click.Context, /, target: str, as_json: bool, labels: Path | Non
 
 
 def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
-    from mvig_nas import coreml
+    from mvig_nas import coreml, values
     from mvig_nas.cli.inputs import load_architecture
     from mvig_nas.network import load_reference_checkpoint
     from mvig_nas.training.model_folder import read_model
@@ -105,7 +105,7 @@ def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict
         images = {
             "mean": trained.preprocessing.mean,
             "std": trained.preprocessing.std,
-            "metadata": {coreml.PREPROCESSING: json.dumps(trained.preprocessing.to_dict())},
+            "metadata": {coreml.PREPROCESSING: json.dumps(values.plain(trained.preprocessing))},
         }
         weights = f"model {path.name}"
     elif path.suffix in _CHECKPOINTS:

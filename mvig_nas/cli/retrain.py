@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mvig_nas.cli.evaluate import accuracy_rows, measured
+from mvig_nas.cli.generated import GroupedCommand, changes_of
 from mvig_nas.cli.options import data_option, json_option
 from mvig_nas.cli.progress import Bar
 from mvig_nas.cli.training_options import (
     EXECUTION_OPTIONS,
-    RECIPE_OPTIONS,
     TrainingShown,
     execution_of,
     new_run_folder,
-    recipe_names,
     with_options,
 )
+from mvig_nas.recipes import Distillation, Recipe
 
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
@@ -32,15 +32,14 @@ _ASKED = "retrain.json"
 _LAST = "last"  # weights of the last step, where the model's are an average
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("target", metavar="ARCH|MODEL", required=False)
 @data_option()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one]")
 @click.option("--resume", is_flag=True, help="Go on with the training in --out, as it was asked for.")
 @click.option("--plan", "plan_name", default=_PLAN, show_default=True, metavar="NAME|FILE.toml",
     help="What the options below change; `short` is for some ten thousand images.")  # fmt: skip
-@with_options(RECIPE_OPTIONS)
-@click.option("--repeats", type=click.IntRange(1), help="Copies of an image in a row, each augmented anew.")
+@changes_of(Recipe, "changes", title="Training recipe")
 @click.option("--resolution", type=click.IntRange(32), help="Train at another one than the architecture's.")
 @click.option("--teacher", metavar="NAME|none", help="A timm model to learn from.  [default: the plan's]")
 @click.option("--teacher-checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -48,9 +47,7 @@ _LAST = "last"  # weights of the last step, where the model's are an average
 @click.option("--teacher-resolution", type=click.IntRange(32), help="What it sees images at.  [default: its own]")
 @click.option("--teacher-cache", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
     help="Keep its answers for other trainings of the same recipe.")  # fmt: skip
-@click.option("--distillation", "kind", type=click.Choice(["hard", "soft"]), help="Learn its classes or probabilities.")
-@click.option("--teacher-share", "share", type=click.FloatRange(0, 1), help="Of the loss.")
-@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of soft distillation.")
+@changes_of(Distillation, "distillation", title="Learning from the teacher")
 @click.option("--from-supernet", type=click.Path(path_type=Path), metavar="PATH", help="Begin with its weights.")
 @with_options(EXECUTION_OPTIONS)
 @click.option("--validate-every", type=click.IntRange(0), default=1, show_default=True, metavar="EPOCHS",
@@ -134,7 +131,8 @@ def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     """What a new training is to be, as plain values."""
     from dataclasses import replace
 
-    from mvig_nas.cli.inputs import load_architecture, load_plan
+    from mvig_nas.cli.inputs import load_architecture
+    from mvig_nas.recipes import load_plan
     from mvig_nas.training.model_folder import read_model
 
     if options["target"] is None:
@@ -150,9 +148,10 @@ def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
         architecture = load_architecture(options["target"])
     if options["resolution"] is not None:
         architecture = replace(architecture, resolution=options["resolution"])
-    given = {name: options[name] for name in recipe_names(retrain) if options[name] is not None}
-    taught = {name: options[name] for name in ("teacher", "kind", "share", "temperature") if options[name] is not None}
-    plan = load_plan(options["plan_name"], given, taught)
+    taught = dict(options["distillation"])
+    if options["teacher"] is not None:
+        taught["teacher"] = options["teacher"]
+    plan = load_plan(options["plan_name"], options["changes"], taught)
     checkpoint = options["teacher_checkpoint"]
     return {
         "name": target.stem,

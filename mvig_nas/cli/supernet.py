@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mvig_nas.cli.generated import GroupedCommand, changes_of
 from mvig_nas.cli.options import DURATION, data_option, device_option, is_given, json_option, space_option
 from mvig_nas.cli.progress import Bar
 from mvig_nas.cli.training_options import (
     EXECUTION_OPTIONS,
-    RECIPE_OPTIONS,
     TrainingShown,
     execution_of,
     new_run_folder,
-    recipe_names,
     with_options,
 )
+from mvig_nas.recipes import Recipe
 
 if TYPE_CHECKING:
     from mvig_nas.training import LatencyRange
@@ -29,7 +29,7 @@ def supernet() -> None:
     """Train one network whose slices are all networks of a space, and check how it ranks them."""
 
 
-@supernet.command()
+@supernet.command(cls=GroupedCommand)
 @data_option()
 @space_option()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one]")
@@ -37,7 +37,7 @@ def supernet() -> None:
 @click.option(
     "--recipe", default=_RECIPE, show_default=True, metavar="NAME|FILE.toml", help="What the options below change."
 )
-@with_options(RECIPE_OPTIONS)
+@changes_of(Recipe, "changes", title="Training recipe", leave_out=("repeats",))
 @click.option(
     "--sampling", type=click.Choice(["sandwich", "uniform"]), default="sandwich", show_default=True,
     help="Largest, smallest and random sub-networks in every step, or random ones only.",
@@ -63,13 +63,13 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     Part of the training images is held out, for choosing sub-networks later. On several GPUs:
     torchrun --nproc-per-node 8 -m mvig_nas supernet train ...
     """
-    from mvig_nas.cli.inputs import changed_recipe, load_recipe, load_space
+    from mvig_nas import recipes
+    from mvig_nas.cli.inputs import load_space
     from mvig_nas.image_data import check_same_classes, hold_out, read_split
     from mvig_nas.search_space import SearchSpace
     from mvig_nas.training import StopTraining, SupernetPlan, read_checkpoint, train_supernet
 
     folder: Path | None = options["out"]
-    given = {name: options[name] for name in recipe_names(train) if options[name] is not None}
     saved = None
     if options["resume"]:
         if folder is None:
@@ -77,9 +77,9 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         saved = read_checkpoint(folder)["identity"]
         _take_from_run(ctx, saved, options)
     if saved and not is_given(ctx, "recipe"):
-        recipe = changed_recipe(saved["recipe"], given)
+        recipe = recipes.changed(saved["recipe"], options["changes"])
     else:
-        recipe = load_recipe(options["recipe"], given)
+        recipe = recipes.load(options["recipe"], options["changes"])
     space = SearchSpace.from_dict(saved["space"]) if saved and not is_given(ctx, "space") else load_space(
         options["space"]
     )  # fmt: skip
@@ -165,13 +165,14 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """
     from dataclasses import asdict, replace
 
+    from mvig_nas import values
     from mvig_nas.cli.inputs import load_latency
     from mvig_nas.cli.output import print_json
     from mvig_nas.image_data import check_same_classes, read_split
     from mvig_nas.ranking import markdown_table, proxies, stand_alone, stratified, write_ranking
     from mvig_nas.ranking import rank as compare
     from mvig_nas.scores import SupernetScore, training_split
-    from mvig_nas.training import Recipe, StopTraining
+    from mvig_nas.training import StopTraining
 
     data = options["data"]
     latency = load_latency(options["device"])
@@ -189,7 +190,7 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     estimators: dict[str, Any] = dict(zip(names, scored, strict=True))
     if options["proxies"]:
         estimators |= proxies()
-    recipe = Recipe.from_dict(first.training["recipe"])
+    recipe = values.read(Recipe, first.training["recipe"], "the supernet's recipe")
     if options["epochs"] is not None:
         recipe = replace(
             recipe, epochs=options["epochs"], warmup_epochs=min(recipe.warmup_epochs, options["epochs"] - 1)

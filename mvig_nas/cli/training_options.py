@@ -13,36 +13,6 @@ from mvig_nas.cli.progress import Bar
 if TYPE_CHECKING:
     from mvig_nas.training import Execution, Process, Progress
 
-RECIPE_OPTIONS = (
-    click.option("--epochs", type=click.IntRange(1), help="Passes over the training images."),
-    click.option("--batch-size", type=click.IntRange(2), help="Images a step, over all processes."),
-    click.option(
-        "--micro-batch-size", type=click.IntRange(2), help="Images a pass and process, which share batch norms."
-    ),
-    click.option("--learning-rate", "--lr", "learning_rate", type=float, help="Its peak."),
-    click.option("--min-learning-rate", "--min-lr", "min_learning_rate", type=float, help="Where its cosine ends."),
-    click.option("--optimizer", metavar="NAME", help="timm's name of it."),
-    click.option("--weight-decay", type=float),
-    click.option("--warmup-epochs", type=click.IntRange(0)),
-    click.option("--label-smoothing", type=float),
-    click.option("--crop-scale", nargs=2, type=float, metavar="LOW HIGH", help="Area of a random crop."),
-    click.option("--flip", type=float, help="Its probability."),
-    click.option("--color-jitter", type=float, help="Largest change; RandAugment switches it off."),
-    click.option("--rand-augment", metavar="STRING|none", help="timm's, e.g. rand-m9-mstd0.5-inc1."),
-    click.option("--mixup", type=float, help="Alpha of Mixup."),
-    click.option("--cutmix", type=float, help="Alpha of CutMix."),
-    click.option("--random-erasing", type=float, help="Its probability."),
-    click.option("--clip", type=float, help="Clip gradients to this; 0: do not."),
-    click.option("--clip-mode", type=click.Choice(["value", "norm", "agc"])),
-    click.option("--ema-decay", type=float, help="Of the weights' moving average."),
-    click.option("--layer-scale-init", type=float, help="What layer scales start from."),
-    click.option("--interpolation", metavar="NAME", help="Filter that resizes images."),
-    click.option("--crop-fraction", type=float, help="Of an image, when it is evaluated."),
-    click.option("--mean", nargs=3, type=float, metavar="R G B", help="Of the pixels, which become 0."),
-    click.option("--std", nargs=3, type=float, metavar="R G B", help="Of the pixels, which becomes 1."),
-    click.option("--hold-out", type=float, help="Share of the training images kept apart for choosing."),
-    click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Same seed, same weights."),
-)
 EXECUTION_OPTIONS = (
     click.option(
         "--torch-device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, or a GPU if any."
@@ -68,17 +38,6 @@ def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], A
         return command
 
     return decorate
-
-
-def recipe_names(command: click.Command) -> list[str]:
-    """Of the command's options, those that are entries of a recipe or its preprocessing."""
-    from dataclasses import fields
-
-    from mvig_nas.image_data import Preprocessing
-    from mvig_nas.training import Recipe
-
-    known = {field.name for kind in (Recipe, Preprocessing) for field in fields(kind)}
-    return [option.name for option in command.params if option.name in known]
 
 
 def execution_of(options: dict[str, Any]) -> "tuple[Process, Execution]":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mvig_nas import values
 from mvig_nas.coreml.conversion import INPUT_NAME, LABEL_NAME, PROBABILITIES_NAME
 from mvig_nas.coreml.interpreter import Precision, run
 from mvig_nas.coreml.package import METADATA_PREFIX, PIXEL_MAXIMUM, SavedProgram
@@ -35,7 +36,11 @@ def package_accuracy(
         )
     check_classes(images, program.labels)
     stated = program.metadata.get(METADATA_PREFIX + PREPROCESSING)
-    preprocessing = Preprocessing() if stated is None else Preprocessing.from_dict(json.loads(stated))
+    preprocessing = (
+        Preprocessing()
+        if stated is None
+        else values.read(Preprocessing, json.loads(stated), f"the preprocessing in {package}")
+    )
     declared = program.description.input[0].type
     takes_pixels = declared.WhichOneof("Type") == "imageType"
     side = int(declared.imageType.height if takes_pixels else declared.multiArrayType.shape[-1])

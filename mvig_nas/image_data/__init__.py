@@ -10,9 +10,10 @@ from mvig_nas.image_data.folders import (
     share,
     subset,
 )
-from mvig_nas.image_data.preprocessing import Preprocessing
 from mvig_nas.image_data.resize import resized
 from mvig_nas.image_data.seeds import seeded
+from mvig_nas.image_data.transforms import training_transform
+from mvig_nas.recipes import Preprocessing
 
 __all__ = [
     "EvaluationImages",
@@ -27,4 +28,5 @@ __all__ = [
     "seeded",
     "share",
     "subset",
+    "training_transform",
 ]

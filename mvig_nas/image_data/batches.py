@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data.folders import LabelledImages
-from mvig_nas.image_data.preprocessing import Preprocessing, Transform, read_image
 from mvig_nas.image_data.seeds import generators_kept, reseed, seed_of
+from mvig_nas.image_data.transforms import Transform, evaluation_transform, read_image, training_transform
+from mvig_nas.recipes import Preprocessing
 
 Batch = tuple[Tensor, Tensor]  # (B, 3, R, R) float32, (B,) int64
 Key = tuple[int, int, int]  # epoch, place in the list of images, copy
@@ -60,7 +61,7 @@ class TrainingImages:
         self._seed = seed
         self._repeats = repeats
         self._workers = workers
-        self._samples = _TrainingSamples(images, preprocessing.training_transform(resolution), seed, in_memory)
+        self._samples = _TrainingSamples(images, training_transform(preprocessing, resolution), seed, in_memory)
 
     def batches(self, numbers: Iterable[int]) -> Iterator[Batch]:
         """The batches of these numbers, in the order given: images (B, 3, R, R) float32, targets (B,) int64.
@@ -104,7 +105,7 @@ class EvaluationImages:
         self.images = images
         self.batch_size = batch_size
         self._workers = workers
-        self._samples = _EvaluationSamples(images, preprocessing.evaluation_transform(resolution))
+        self._samples = _EvaluationSamples(images, evaluation_transform(preprocessing, resolution))
         self._keeps = len(images) * 3 * resolution**2 * 4 <= self.KEPT_BYTES
         self._kept: list[Batch] | None = None
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split
@@ -67,7 +68,7 @@ class SupernetScore:
     def _prepare(self) -> None:
         data, workers, calibration_images = self._images
         rest, held = training_split(self.trained, data)
-        recipe = Recipe.from_dict(self.trained.training["recipe"])
+        recipe = values.read(Recipe, self.trained.training["recipe"], "the supernet's recipe")
         resolution = self.trained.supernet.space.largest.resolution
         self._device = Process.start(self._place).device
         self._supernet = self.trained.supernet.to(self._device)

@@ -1,8 +1,9 @@
 """Training: one loop for supernets and single networks, their steps, teachers, validation and model folders."""
 
+from mvig_nas.recipes import Distillation, Plan, Recipe
 from mvig_nas.training.checkpoint import check_same, read_checkpoint
 from mvig_nas.training.classification_step import ClassificationStep
-from mvig_nas.training.distillation import KINDS, Distillation, teacher_loss
+from mvig_nas.training.distillation import teacher_loss
 from mvig_nas.training.guard import Rollback
 from mvig_nas.training.loop import (
     PRECISIONS,
@@ -17,9 +18,7 @@ from mvig_nas.training.loop import (
     steps_of,
     train,
 )
-from mvig_nas.training.plan import Plan
 from mvig_nas.training.process import Process
-from mvig_nas.training.recipe import Recipe
 from mvig_nas.training.retraining import Trained, train_alone
 from mvig_nas.training.subnetwork_sampling import PHASES, RULES, LatencyRange, Sampling
 from mvig_nas.training.supernet_losses import DISTILLATIONS, alpha_divergence, classification, kl_divergence
@@ -31,7 +30,6 @@ from mvig_nas.training.validation import Validation
 
 __all__ = [
     "DISTILLATIONS",
-    "KINDS",
     "PHASES",
     "PRECISIONS",
     "RULES",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mvig_nas.network import MobileViG
-from mvig_nas.training.distillation import Distillation, teacher_loss
+from mvig_nas.recipes import Distillation
+from mvig_nas.training.distillation import teacher_loss
 from mvig_nas.training.loop import Backward
 from mvig_nas.training.supernet_losses import classification
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, TrainingImages, seeded
+from mvig_nas.recipes import Recipe
 from mvig_nas.training.checkpoint import (
     FILE,
     check_same,
@@ -33,8 +34,8 @@ from mvig_nas.training.checkpoint import (
 from mvig_nas.training.guard import Guard, Rollback
 from mvig_nas.training.memory import freed_memory_kept
 from mvig_nas.training.process import Process
-from mvig_nas.training.recipe import Recipe
 from mvig_nas.training.training_log import VALIDATION, Log, Progress
+from mvig_nas.values import plain
 
 PRECISIONS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ROLLBACKS = 5  # to one checkpoint, then the run is given up
@@ -226,7 +227,7 @@ class _Run:
         self.validate = validate
         self.take_step, self.images, self.recipe, self.folder = step, images, recipe, folder
         self.process, self.execution, self.on_progress = process, execution, on_progress
-        self.identity = {"recipe": recipe.to_dict(), "images": images.images.digest, **identity}
+        self.identity = {"recipe": plain(recipe), "images": images.images.digest, **identity}
         self.steps = steps_of(images, recipe)
         self.model = step.model.to(process.device)
         self.optimizer = create_optimizer_v2(

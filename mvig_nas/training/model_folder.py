@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
+from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, save
@@ -75,7 +76,7 @@ def write_model(folder: Path, model: TrainedModel) -> None:
             "architecture": network.architecture.to_dict(),
             "distillation": network.head_dist is not None,
         },
-        _OURS: {"schema": SCHEMA, "preprocessing": images.to_dict(), "about": dict(model.about)},
+        _OURS: {"schema": SCHEMA, "preprocessing": values.plain(images), "about": dict(model.about)},
     }
     make_folder(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -99,7 +100,7 @@ def read_model(folder: Path) -> TrainedModel:
         arguments = config["model_args"]
         architecture = Architecture.from_dict(arguments["architecture"])
         network = build(architecture, config["num_classes"], distillation=arguments["distillation"])
-        preprocessing = Preprocessing.from_dict(ours["preprocessing"])
+        preprocessing = values.read(Preprocessing, ours["preprocessing"], f"{path}, `preprocessing`")
         classes, about = tuple(config["label_names"]), dict(ours["about"])
     except FileNotFoundError as error:
         raise MvigNasError(

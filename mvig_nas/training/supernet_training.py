@@ -7,14 +7,15 @@ from typing import Any, cast
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, seeded
+from mvig_nas.recipes import Recipe
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, Supernet, save_supernet
 from mvig_nas.training.loop import Execution, Outcome, images_of, train
 from mvig_nas.training.process import Process
-from mvig_nas.training.recipe import Recipe
 from mvig_nas.training.subnetwork_sampling import LatencyRange, Sampling
 from mvig_nas.training.supernet_step import SupernetStep, Teacher
 from mvig_nas.training.training_log import Progress
+from mvig_nas.values import plain
 
 _WEIGHTS_SEED = 3
 
@@ -104,6 +105,6 @@ def train_supernet(
     )
     if process is None or process.is_first:
         trained = cast(Supernet, outcome.model)
-        training = {"recipe": recipe.to_dict(), "images": images.digest, **about}
+        training = {"recipe": plain(recipe), "images": images.digest, **about}
         save_supernet(folder / FILE, trained, images.classes, training)
     return outcome

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import TrainingImages
-from mvig_nas.training.distillation import Distillation
-from mvig_nas.training.recipe import Recipe
+from mvig_nas.recipes import Distillation, Recipe
 from mvig_nas.training.teacher import Teacher
+from mvig_nas.values import plain
 
 ANSWERS, PRESENT, ABOUT = "answers.bin", "present.bin", "about.json"
 # what of a recipe makes the images; all else may differ
@@ -69,13 +69,13 @@ class TeacherCache:
         self._ask: Callable[[Tensor], Tensor] = teacher
         self._classes = len(stream.images.classes)
         self._is_hard = distillation.kind == "hard"
-        values = recipe.to_dict()
+        entries = plain(recipe)
         about = {
             "teacher": teacher.to_dict(),
             "images": stream.images.digest,
             "resolution": resolution,
             "kept": "classes" if self._is_hard else "logits",
-            "recipe": {name: values[name] for name in _OF_IMAGES},
+            "recipe": {name: entries[name] for name in _OF_IMAGES},
         }
         text = json.dumps(about, indent=1, sort_keys=True)
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mvig_nas import scores
+from mvig_nas import recipes, scores, values
 from mvig_nas.architecture import Architecture, preset
 from mvig_nas.budget import Budget
 from mvig_nas.cli import main
-from mvig_nas.cli.inputs import load_latency, load_plan, load_recipe
+from mvig_nas.cli.inputs import load_latency
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, hold_out, read_split
 from mvig_nas.network import build
@@ -27,7 +27,7 @@ from mvig_nas.ranking import StandAlone, proxies, rank, stand_alone, stratified,
 from mvig_nas.scores import SupernetScore, training_split
 from mvig_nas.search import Study, search
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.shipped import recipe_names, space_path
+from mvig_nas.shipped import space_path
 from mvig_nas.supernet import load_supernet
 from mvig_nas.training import Plan, Recipe, read_checkpoint, train_supernet
 from mvig_nas.training.accuracy import recalibrate, top1
@@ -305,7 +305,7 @@ def test_train_search_and_rank_by_command(
     assert {path.name for path in out.iterdir()} == {"log.csv", "state.pt", "supernet.safetensors", "tensorboard"}
     training = load_supernet(out).training
     assert training["recipe"]["learning_rate"] == 0.005
-    assert training["recipe"]["hold_out"] == load_recipe("small", {}).hold_out
+    assert training["recipe"]["hold_out"] == recipes.load("small").hold_out
 
     search_options = ["--space", str(space_file), "--latency-budget", "0.6ms", "--evaluations", "4", "--out", "run"]
     supernet_options = ["--score", f"supernet:{out}", "--data", str(data), "--sampler", "evolution"]
@@ -410,18 +410,18 @@ def test_weights_that_diverged_are_refused(data: Path) -> None:
         top1(network, images, 32)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipes.names())
 def test_shipped_recipes_are_whole(name: str) -> None:
-    plan = load_plan(name, {}, {})
+    plan = recipes.load_plan(name)
     assert Plan.from_dict(plan.to_dict()) == plan
     if name in ("imagenet", "small"):
-        assert load_recipe(name, {}) == plan.recipe
+        assert recipes.load(name) == plan.recipe
     else:
         with pytest.raises(MvigNasError, match=r"must have no table `distillation`; it is a plan"):
-            load_recipe(name, {})
+            recipes.load(name)
 
 
 def test_checkpoints_of_a_run_name_what_it_trains(trained: Path) -> None:
     identity = read_checkpoint(trained)["identity"]
     assert identity["space"]["name"] == "tiny"
-    assert Recipe.from_dict(identity["recipe"]) == HELD_OUT
+    assert values.read(Recipe, identity["recipe"], "a recipe") == HELD_OUT

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import ctypes
+import json
 import math
 import os
 import random
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mvig_nas import values
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, Preprocessing, hold_out, read_split
 from mvig_nas.training import (
@@ -105,45 +107,45 @@ def spoiled(values: dict[int, float]) -> Callable[[int, Tensor], Tensor]:
 class TestRecipe:
     def test_round_trip(self) -> None:
         recipe = replace(PIXELS, clip=None, preprocessing=Preprocessing(flip=0.25))
-        assert Recipe.from_dict(recipe.to_dict()) == recipe
-        assert Recipe.from_dict({}) == Recipe()
+        assert values.read(Recipe, json.loads(json.dumps(values.plain(recipe))), "a recipe") == recipe
+        assert values.read(Recipe, {}, "a recipe") == Recipe()
 
     def test_the_micro_batch_is_the_batch_unless_told_otherwise(self) -> None:
         assert (Recipe(batch_size=12).micro_batches, Recipe(batch_size=12, micro_batch_size=4).micro_batches) == (1, 3)
 
     @pytest.mark.parametrize(
-        ("values", "message"),
+        ("entries", "message"),
         [
-            ({"epochs": 0}, "`epochs` must be a whole number and at least 1, got 0"),
-            ({"epochs": 2.5}, "`epochs` must be a whole number and at least 1, got 2.5"),
-            ({"batch_size": 1}, "`batch_size` must be a whole number and at least 2, got 1"),
-            ({"micro_batch_size": 1}, "`micro_batch_size` must be a whole number and at least 2, got 1"),
-            ({"warmup_epochs": -1}, "`warmup_epochs` must be a whole number and at least 0, got -1"),
-            ({"seed": "x"}, "`seed` must be a whole number and at least 0, got 'x'"),
-            ({"learning_rate": math.nan}, "`learning_rate` must be a number, got nan"),
+            ({"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
+            ({"epochs": 2.5}, "`epochs` must be a whole number, got 2.5"),
+            ({"batch_size": 1}, "`batch_size` must be a whole number of at least 2, got 1"),
+            ({"micro_batch_size": 1}, "`micro_batch_size` must be a whole number of at least 2, got 1"),
+            ({"warmup_epochs": -1}, "`warmup_epochs` must be a whole number of at least 0, got -1"),
+            ({"seed": "x"}, "`seed` must be a whole number, got 'x'"),
+            ({"learning_rate": math.nan}, "`learning_rate` must be a number above 0, got nan"),
             ({"weight_decay": "much"}, "`weight_decay` must be a number, got 'much'"),
-            ({"clip": "hard"}, "`clip` must be a number, got 'hard'"),
+            ({"clip": "hard"}, "`clip` must be a number or nothing, got 'hard'"),
             ({"batch_size": 12, "micro_batch_size": 8}, "must divide `batch_size`, got 8 and 12"),
             ({"batch_size": 15, "mixup": 0.1}, "must be even where `mixup` or `cutmix` pairs images, got 15"),
             ({"epochs": 5, "warmup_epochs": 5}, "`warmup_epochs` must be fewer than `epochs`, got 5 and 5"),
-            ({"learning_rate": 0.0}, "`learning_rate` must be above 0, got 0.0"),
+            ({"learning_rate": 0.0}, "`learning_rate` must be a number above 0, got 0"),
             ({"optimizer": "adamv"}, "`optimizer` must be one of timm's, got 'adamv'; did you mean"),
             ({"clip": 0.0}, "`clip` must be above 0, got 0.0; leave it out"),
             ({"clip_mode": "hard"}, "`clip_mode` must be one of .*, got 'hard'"),
-            ({"min_learning_rate": -1e-3}, "`min_learning_rate` must be at least 0, got -0.001"),
-            ({"weight_decay": -1.0}, "`weight_decay` must be at least 0"),
-            ({"mixup": -1.0}, "`mixup` must be at least 0"),
-            ({"cutmix": -1.0}, "`cutmix` must be at least 0"),
-            ({"label_smoothing": 1.0}, r"`label_smoothing` must be in \[0, 1\), got 1.0"),
-            ({"ema_decay": 1.0}, r"`ema_decay` must be in \[0, 1\), got 1.0"),
-            ({"hold_out": -0.1}, r"`hold_out` must be in \[0, 1\), got -0.1"),
-            ({"epoch": 3}, "a recipe has no entry 'epoch'; did you mean 'epochs'"),
-            ({"preprocessing": {"flop": 1}}, "'flop'"),
+            ({"min_learning_rate": -1e-3}, "`min_learning_rate` must be a number of at least 0, got -0.001"),
+            ({"weight_decay": -1.0}, "`weight_decay` must be a number of at least 0"),
+            ({"mixup": -1.0}, "`mixup` must be a number of at least 0"),
+            ({"cutmix": -1.0}, "`cutmix` must be a number of at least 0"),
+            ({"label_smoothing": 1.0}, r"`label_smoothing` must be a number below 1, got 1.0"),
+            ({"ema_decay": 1.0}, r"`ema_decay` must be a number below 1, got 1.0"),
+            ({"hold_out": -0.1}, r"`hold_out` must be a number of at least 0, got -0.1"),
+            ({"epoch": 3}, "a recipe: there is no entry `epoch`; did you mean 'epochs'"),
+            ({"preprocessing": {"flop": 1}}, "`preprocessing.flop`; did you mean 'flip'"),
         ],
     )
-    def test_wrong_values(self, values: dict[str, Any], message: str) -> None:
+    def test_wrong_values(self, entries: dict[str, Any], message: str) -> None:
         with pytest.raises(MvigNasError, match=message) as caught:
-            Recipe.from_dict(values)
+            values.read(Recipe, entries, "a recipe")
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize(
@@ -740,7 +742,7 @@ class TestProcess:
 
 
 def test_every_entry_of_a_recipe_is_checked_on_resuming() -> None:
-    assert {field.name for field in fields(Recipe)} == set(Recipe().to_dict())
+    assert {field.name for field in fields(Recipe)} == set(values.plain(Recipe()))
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.cli import cli
-from mvig_nas.cli.inputs import load_plan
 from mvig_nas.cli.retrain import retrain
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, TrainingImages, read_split
 from mvig_nas.network import build
+from mvig_nas.recipes import load_plan
 from mvig_nas.supernet import Supernet
 from mvig_nas.training import (
     ClassificationStep,
@@ -78,11 +78,14 @@ class TestPlan:
         assert plan.distillation == Distillation("hard", 0.5, 1.0)
 
     def test_every_field_can_be_changed(self) -> None:
-        plan = load_plan("mobilevig-300ep", {"epochs": 7, "mixup": 0.0, "random_erasing": 0.1}, {"share": 0.2})
+        plan = load_plan(
+            "mobilevig-300ep", {"epochs": 7, "mixup": 0.0, "preprocessing": {"random_erasing": 0.1}}, {"share": 0.2}
+        )
         assert (plan.recipe.epochs, plan.recipe.mixup, plan.recipe.preprocessing.random_erasing) == (7, 0.0, 0.1)
         assert plan.distillation.share == 0.2
         assert load_plan("short", {}, {"teacher": "none"}).teacher is None
-        bare = load_plan("mobilevig-300ep", {"rand_augment": "none", "clip": 0.0, "crop_scale": (0.5, 1.0)}, {}).recipe
+        images = {"rand_augment": "none", "crop_scale": (0.5, 1.0)}
+        bare = load_plan("mobilevig-300ep", {"clip": 0.0, "preprocessing": images}, {}).recipe
         assert (bare.clip, bare.preprocessing.rand_augment, bare.preprocessing.crop_scale) == (None, None, (0.5, 1.0))
         options = {option.name for option in retrain.params}
         entries = {entry.name for kind in (Recipe, Preprocessing, Distillation) for entry in fields(kind)}
@@ -92,11 +95,11 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ('[distillation]\nkid = "hard"\n', "no entry 'kid'; did you mean 'kind'"),
-            ('[distillation]\nkind = "medium"\n', r"must be one of \('hard', 'soft'\), got 'medium'"),
-            ("[distillation]\nshare = 2\n", "share must be from 0 to 1, got 2"),
-            ("[distillation]\ntemperature = 0\n", "`temperature` must be above 0"),
-            ("repeats = 0\n", "`repeats` must be a whole number and at least 1"),
+            ('[distillation]\nkid = "hard"\n', "no entry `kid`; did you mean 'kind'"),
+            ('[distillation]\nkind = "medium"\n', "`kind` must be one of 'hard', 'soft', got 'medium'"),
+            ("[distillation]\nshare = 2\n", "`share` must be a number of at most 1, got 2"),
+            ("[distillation]\ntemperature = 0\n", "`temperature` must be a number above 0"),
+            ("repeats = 0\n", "`repeats` must be a whole number of at least 1"),
             ("epochs = [\n", "a recipe must be TOML"),
         ],
     )
@@ -109,7 +112,9 @@ class TestPlan:
 
     def test_a_wrong_option_does_not_blame_the_file(self) -> None:
         for given, taught in (({"optimizer": "adamww"}, {}), ({}, {"share": 2.0})):
-            with pytest.raises(MvigNasError, match=r"^(`optimizer`|the teacher's share) must be"):
+            with pytest.raises(
+                MvigNasError, match=r"^the training (recipe: `optimizer`|plan, `distillation`: `share`) must be"
+            ):
                 load_plan("short", given, taught)
 
 

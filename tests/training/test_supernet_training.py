@@ -1,5 +1,6 @@
 """Training a supernet: what is sampled, what is learnt from it, and that it survives what happens to it."""
 
+import json
 import math
 import os
 import random
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, read_split, seeded
+from mvig_nas.image_data import LabelledImages, read_split, seeded, training_transform
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import Supernet, load_supernet
 from mvig_nas.training import (
@@ -335,7 +337,7 @@ class TestProgressive:
 
         step._logits, step.start = spoiled, start  # type: ignore[method-assign]
         stream = pixel_images(images, self.RECIPE)
-        stream._samples.transform = self.RECIPE.preprocessing.training_transform(32)
+        stream._samples.transform = training_transform(self.RECIPE.preprocessing, 32)
         outcome = train(step, stream, self.RECIPE, folder, identity={}, **options)
         return supernet.sorted, outcome
 
@@ -384,7 +386,7 @@ class TestTraining:
         assert trained.classes == images.classes
         assert trained.supernet.space == SPACE
         assert trained.training == {
-            "recipe": recipe.to_dict() | {"preprocessing": recipe.preprocessing.to_dict()},
+            "recipe": json.loads(json.dumps(values.plain(recipe))),
             "images": images.digest,
             "plan": {
                 "sampling": "sandwich",

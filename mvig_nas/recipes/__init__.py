@@ -1,0 +1,18 @@
+"""Recipes: how networks are trained, as values that are read from TOML files and changed by options, without torch."""
+
+from mvig_nas.recipes.plan import Distillation, Plan
+from mvig_nas.recipes.preprocessing import Preprocessing
+from mvig_nas.recipes.recipe import Recipe
+from mvig_nas.recipes.recipe_files import changed, load, load_plan, names, path_of
+
+__all__ = [
+    "Distillation",
+    "Plan",
+    "Preprocessing",
+    "Recipe",
+    "changed",
+    "load",
+    "load_plan",
+    "names",
+    "path_of",
+]

@@ -1,0 +1,99 @@
+"""Recipes and plans from TOML files, those that ship with the package and a user's own, with some entries changed."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mvig_nas import values
+from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.recipes.plan import Plan
+from mvig_nas.recipes.recipe import Recipe
+
+_FOLDER = Path(__file__).resolve().parent
+
+
+def names() -> tuple[str, ...]:
+    """Names of the shipped training recipes."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+def path_of(name: str) -> Path:
+    """File of a shipped recipe, or `name` itself where it is a path to a file of the user's.
+
+    Raises:
+        MvigNasError: neither a shipped recipe nor a file.
+    """
+    if name in names():
+        return _FOLDER / f"{name}.toml"
+    if Path(name).is_file():
+        return Path(name)
+    raise MvigNasError(f"no recipe is called {name!r}; {closest(name, names())} Or give a TOML file.")
+
+
+def load(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from a file, with some of its entries changed.
+
+    Args:
+        name: a shipped recipe's, or a path to a TOML file.
+        changes: as in `changed`.
+
+    Raises:
+        MvigNasError: no such recipe, its file is wrong, or a value is out of range.
+    """
+    path = path_of(name)
+    data = _read(path)
+    if "distillation" in data:
+        raise MvigNasError(
+            f"{path}: a supernet's recipe must have no table `distillation`; it is a plan, for `retrain`."
+        )
+    values.read(Recipe, data, str(path))  # what is wrong in the file by itself is told with its name
+    return changed(data, changes or {})
+
+
+def load_plan(
+    name: str, changes: Mapping[str, Any] | None = None, distillation: Mapping[str, Any] | None = None
+) -> Plan:
+    """A plan from a file, which is a recipe that may have a table `distillation`, with some of its entries changed.
+
+    Args:
+        name: a shipped recipe's, or a path to a TOML file.
+        changes: of the recipe, as in `changed`.
+        distillation: entries of the table `distillation`; the teacher `none` is none.
+
+    Raises:
+        MvigNasError: no such recipe, its file is wrong, or a value is out of range.
+    """
+    path = path_of(name)
+    data = _read(path)
+    Plan.from_dict(data, str(path))
+    table = {**data.pop("distillation", {}), **(distillation or {})}
+    if table.get("teacher") == "none":
+        table["teacher"] = None
+    recipe = changed(data, changes or {})
+    return Plan.from_dict({**values.plain(recipe), "distillation": table}, "the training plan")
+
+
+def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of plain data, with the entries of `changes` in place of its own; they may be nested.
+
+    A micro-batch that the data does not state follows a changed batch size. A `clip` of 0 is no clipping, and a
+    `rand_augment` of `none` no RandAugment.
+
+    Raises:
+        MvigNasError: an unknown entry, or a value out of range.
+    """
+    images = {**data.get("preprocessing", {}), **changes.get("preprocessing", {})}
+    if images.get("rand_augment") == "none":
+        images["rand_augment"] = None
+    merged = {**data, **changes, "preprocessing": images}
+    if merged.get("clip") == 0:
+        merged["clip"] = None
+    return values.read(Recipe, merged, "the training recipe")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise MvigNasError(f"a recipe must be TOML, got {error} in {path}.") from error
