@@ -25,8 +25,8 @@ from sklearn.svm import SVR
 
 from mvig_nas.latency.evaluation import Errors, HeldOut, choose, errors, fit, leave_out
 from mvig_nas.latency.features import FEATURES, PRIOR_MS, SHARES, FloatArray
-from mvig_nas.latency.predictor import chip_of, device_of
 from mvig_nas.latency.published import DEVICES, BoolArray, Measurements, read_published
+from mvig_nas.latency.rows import chip_of, device_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CANDIDATES = [{"cost_spread": cost, "chip_spread": chip} for cost, chip in product((3.0, 6.0), (0.1, 0.2))]

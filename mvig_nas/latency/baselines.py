@@ -8,8 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from mvig_nas.kernels import Kernel
-from mvig_nas.latency.features import FloatArray
-from mvig_nas.latency.predictor import network_features
+from mvig_nas.latency.features import FloatArray, network_features
 
 _FOLDS = 5
 _ALPHAS = tuple(10.0**power for power in range(-4, 4))

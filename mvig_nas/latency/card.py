@@ -17,10 +17,9 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.latency.cross_validation import OWN, Places, Rows, errors_by_range, false_accepts, figures, hold_out
 from mvig_nas.latency.cross_validation import learning_curve as curve_of
-from mvig_nas.latency.device_fit import Fitted
 from mvig_nas.latency.evaluation import HeldOut
 from mvig_nas.latency.log_networks import families, log_networks
-from mvig_nas.latency.predictor import LatencyPredictor
+from mvig_nas.latency.predictor import Fitted, LatencyPredictor
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "timm", "torch")

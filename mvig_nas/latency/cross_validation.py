@@ -9,10 +9,9 @@ import numpy as np
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.baselines import BASELINES
-from mvig_nas.latency.device_fit import fit_device
 from mvig_nas.latency.evaluation import HeldOut
 from mvig_nas.latency.features import FloatArray
-from mvig_nas.latency.predictor import LatencyPredictor
+from mvig_nas.latency.predictor import LatencyPredictor, fit_device
 
 COVERAGE = 0.8
 BUDGETS = (0.25, 0.5, 0.75)  # quantiles of the latencies

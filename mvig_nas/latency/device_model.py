@@ -26,7 +26,7 @@ TERMS = ("sort", "cost", "smooth", "length_size", "length_shares", "noise")
 # Medians and spreads (of logarithms) of the terms' priors, from a template and from a fitted predictor.
 _SCRATCH = (np.log([0.7, 0.7, 0.03, 1.0, 0.3, 0.02]), np.array([0.7, 0.7, 0.4, 0.6, 0.5, 0.5]))
 _TRANSFER = (np.log([0.4, 0.25, 0.03, 1.0, 0.3, 0.02]), np.array([0.7, 0.8, 0.4, 0.6, 0.5, 0.5]))
-_SCALE_SPREAD = 2.0  # of all costs together: from a phone's engine to a slow core
+_SCALE_SPREAD = 2.0  # of all costs together: from a phone's Neural Engine to a slow core
 _GAIN_SPREAD = 0.5
 _LIFT = 0.3
 _FREEDOM = 4.0
@@ -58,19 +58,26 @@ class Start:
 
 
 def templates() -> list[Start]:
-    """What is known of any device: an engine's costs (the prior of `features.py`), and those of a core."""
-    engine = np.array([FIXED_MS, *(PRIOR_MS[name] for name in FEATURES)])
-    # Some 40 GMAC/s, 10 GB/s and 10 us an operation, against an engine's.
+    """What is known of any device: the Neural Engine's costs (the prior of `features.py`), and those of a core."""
+    neural_engine = np.array([FIXED_MS, *(PRIOR_MS[name] for name in FEATURES)])
+    # Some 40 GMAC/s, 10 GB/s and 10 us an operation, against the Neural Engine's.
     core = {"fixed": 0.1, "count": 3.0, "arithmetic": 100.0, "mb": 8.0, "mb_weights": 8.0}
     return [
-        Start("engine", engine, measured=False),
-        Start("core", engine * [core[sort] for sort in _SORTS], measured=False),
+        Start("engine", neural_engine, measured=False),
+        Start("core", neural_engine * [core[sort] for sort in _SORTS], measured=False),
     ]
 
 
 def start_of(costs_ms: FloatArray) -> Start:
     """The costs of a fitted predictor, lifted a little towards the prior where its rows left them near nothing."""
     return Start("start", costs_ms + _LIFT * templates()[0].costs_ms, measured=True)
+
+
+def beyond_costs(costs_ms: FloatArray, predicted_ms: FloatArray, features: FloatArray) -> FloatArray:
+    """Log of a start's predicted milliseconds (n,) over the sum of its costs (1 + F), shape (n,)."""
+    lifted = start_of(costs_ms).costs_ms
+    beyond: FloatArray = np.log(predicted_ms) - np.log(features @ lifted[1:] + lifted[0])
+    return beyond
 
 
 @dataclass(frozen=True)
@@ -213,10 +220,10 @@ class _Fit:
         if choose_terms:
             slopes, residuals = _linear(self._amounts, self._beyond, self._log_ms, self._point)
             target = residuals + slopes @ (self._point - self._centre)
-            places = self._chosen
+            rows = self._chosen
             self._log_terms = _choose_terms(
-                _inputs(self._amounts, self._share_costs_ms)[places], slopes[places], target[places],
-                self._weights[places], measured=self._start.measured, start=self._log_terms,
+                _inputs(self._amounts, self._share_costs_ms)[rows], slopes[rows], target[rows],
+                self._weights[rows], measured=self._start.measured, start=self._log_terms,
             )  # fmt: skip
             self._move()
         self.model = self._modelled()

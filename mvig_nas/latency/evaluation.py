@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvig_nas.latency.features import FloatArray
-from mvig_nas.latency.predictor import LatencyPredictor, device_of
+from mvig_nas.latency.predictor import LatencyPredictor
 from mvig_nas.latency.published import BoolArray, Measurements
+from mvig_nas.latency.rows import device_of
 
 
 @dataclass(frozen=True)

@@ -164,3 +164,9 @@ def _products(kernel: Kernel, megabytes: float) -> list[tuple[str, float]]:
 
 def _whole_lots(channels: float) -> float:
     return ceil(channels / _CHANNEL_LOT) * _CHANNEL_LOT / channels
+
+
+def network_features(networks: Sequence[Sequence[Kernel]]) -> FloatArray:
+    """Summed kernel features of each network, shape (n, len(FEATURES))."""
+    rows = [kernel_features(network).sum(axis=0) for network in networks]
+    return np.array(rows).reshape(len(rows), len(FEATURES))

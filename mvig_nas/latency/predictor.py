@@ -4,9 +4,9 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,25 +14,56 @@ import numpy as np
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, save
 from mvig_nas.kernels import Kernel
-from mvig_nas.latency.device_model import start_of, starting_covariance
-from mvig_nas.latency.features import FEATURES, SHARES, FloatArray, kernel_features
-from mvig_nas.latency.labels import Labels
-from mvig_nas.latency.own_device import DeviceFit, knowledge_beyond_costs
-from mvig_nas.latency.physics import Physics, fit_bagged_physics
-from mvig_nas.latency.residual import TERMS, Residual, fit_residual
-from mvig_nas.latency.support import Support, kind_shares, reasons, unpriced
+from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features, network_features
+from mvig_nas.latency.own_device import OwnDeviceModel, StartPredictor, fit_own_device
+from mvig_nas.latency.pooled import PooledModel, PooledSettings, fit_pooled
+from mvig_nas.latency.rows import checked_rows
 
 SCHEMA_VERSION = 1
-# Phones of one chip share their physics; a device that is not here is its own chip.
-CHIPS: dict[str, str] = {
-    "iphone-12": "A14", "iphone-12-mini": "A14", "iphone-12-pro": "A14", "iphone-12-pro-max": "A14",
-    "iphone-13": "A15", "iphone-13-mini": "A15", "iphone-13-pro": "A15", "iphone-13-pro-max": "A15",
-    "iphone-14": "A15", "iphone-14-plus": "A15", "iphone-se-3": "A15",
-    "iphone-14-pro": "A16", "iphone-14-pro-max": "A16", "iphone-15": "A16", "iphone-15-plus": "A16",
-    "iphone-15-pro": "A17 Pro", "iphone-15-pro-max": "A17 Pro",
-}  # fmt: skip
-_SHARE_COLUMNS = tuple(tuple(1 + FEATURES.index(name) for name in names) for names in SHARES)
+WILD = 4.0  # robust deviations, beyond which a row is reported
 _FEW_ERRORS = 20  # fewer say too little about their own distribution, and Student's of their size stands in
+
+
+class LatencyModel(Protocol):
+    """What a predictor delegates to: log t on one device. Features are summed by network, shape (n, F)."""
+
+    @property
+    def start(self) -> StartPredictor | None:
+        """The predictor that the fit starts from, kept beside it."""
+
+    @property
+    def chips(self) -> tuple[str, ...]:
+        """The chips that were measured."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The (laboratory, device) labels seen."""
+
+    @property
+    def costs_ms(self) -> FloatArray:
+        """Milliseconds of the fixed cost and of a unit of each feature, shape (1 + F,)."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the fit began with and how far it moved."""
+
+    def mean(self, features: FloatArray, group: str | None = None, /) -> FloatArray:
+        """Expected log t, shape (n,), as `group` would measure it where one is named."""
+
+    def deviation(self, features: FloatArray, group: str | None = None, /) -> FloatArray:
+        """Standard deviation of a measurement's log t, shape (n,)."""
+
+    def covariance(self, features: FloatArray) -> FloatArray:
+        """What is open about log t, shape (n, n), without a measurement's noise."""
+
+    def reasons(self, network: Sequence[Kernel], features: FloatArray) -> dict[str, str]:
+        """Why the network, of features (1, F), is unlike all that were measured, by name of the reason."""
+
+    def for_device(self, device: str) -> "LatencyModel":
+        """The same fit for another device, refused where it does not hold there."""
+
+    def to_parts(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+        """Values for `predictor.json`, and arrays for `predictor.npz`."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +82,10 @@ class Explanation:
 class LatencyPredictor:
     """Latency of one network at batch 1 on one device, from its kernels.
 
-    A sum of non-negative costs per kernel (`_physics.py`), corrected by a Gaussian process on what it leaves over
-    (`_residual.py`). Several devices and laboratories are fitted together: devices of one chip share costs, each
-    (laboratory, device) has its own constant factor, and a prediction is for `device` as an unknown laboratory would
-    measure it, or as `group` would where one is named. `fit_device` makes one for exactly one device instead.
+    It delegates to one of two models. `fit` makes a pooled one (`pooled.py`): several devices and laboratories are
+    fitted together, devices of one chip share costs, each (laboratory, device) has its own constant factor, and a
+    prediction is for `device` as an unknown laboratory would measure it, or as `group` would where one is named.
+    `fit_device` makes a model of exactly one device instead (`own_device.py`).
 
     Args:
         device: the device to predict for.
@@ -93,15 +124,8 @@ class LatencyPredictor:
         self.huber = huber
         self.bags = bags
         self.calibration_folds = calibration_folds
-        if bags < 1:
-            raise MvigNasError(f"`bags` of LatencyPredictor must be in [1, inf), got {bags}; 1 fits once")
-        for name, value in self._spreads().items():
-            if not value > 0:
-                raise MvigNasError(
-                    f"`{name}` of LatencyPredictor must be in (0, inf), got {value}; give a spread in log"
-                )
-        self._physics: Physics | None = None
-        self._device_fit: DeviceFit | None = None
+        self._settings()  # refuses values that are out of range
+        self._model: LatencyModel | None = None
 
     def fit(
         self,
@@ -139,15 +163,12 @@ class LatencyPredictor:
         families: Sequence[str] | None = None,
     ) -> Self:
         """`fit` from rows of summed kernel features, shape (n, len(FEATURES))."""
-        rows = _Rows.checked(
+        rows = checked_rows(
             features, latencies_ms, groups=groups, weights=weights, families=families, device=self.device
         )
-        physics, residual = self._fit_rows(rows)
-        self.calibration_ = self._calibrate(rows, residual.log_terms)
-        self._physics, self._residual, self._device_fit = physics, residual, None
-        devices = rows.labels.devices
-        self.measurements_ = {name: devices.count(name) for name in sorted(set(devices))}
-        self.groups_ = tuple(sorted(set(rows.labels.groups)))
+        self._model, self.calibration_ = fit_pooled(rows, self.device, self._settings())
+        self.measurements_ = {name: rows.devices.count(name) for name in sorted(set(rows.devices))}
+        self.groups_ = self._model.groups
         self.errors_: dict[str, float] = {}
         return self
 
@@ -157,10 +178,7 @@ class LatencyPredictor:
 
     def predict_from_features_ms(self, features: FloatArray, group: str | None = None) -> FloatArray:
         """Milliseconds from summed kernel features of shape (n, len(FEATURES)): shape (n,)."""
-        self._fitted()
-        if self._device_fit is not None:
-            return np.exp(self._device_fit.mean(np.asarray(features, dtype=np.float64)))
-        return np.exp(self._parts(features, group).mean(self._residual))
+        return np.exp(self._fitted().mean(np.asarray(features, dtype=np.float64), group))
 
     def interval_ms(
         self, networks: Sequence[Sequence[Kernel]], coverage: float = 0.8, group: str | None = None
@@ -178,13 +196,8 @@ class LatencyPredictor:
         """`interval_ms` from summed kernel features."""
         if not 0 < coverage < 1:
             raise MvigNasError(f"`coverage` must be in (0, 1), got {coverage}; 0.8 is usual")
-        self._fitted()
-        if self._device_fit is not None:
-            features = np.asarray(features, dtype=np.float64)
-            mean, deviation = self._device_fit.mean(features), self._device_fit.deviation(features)
-        else:
-            query = self._parts(features, group)
-            mean, deviation = query.mean(self._residual), query.deviation(self._residual)
+        model, features = self._fitted(), np.asarray(features, dtype=np.float64)
+        mean, deviation = model.mean(features, group), model.deviation(features, group)
         reach = deviation * self._quantile(coverage)
         return np.exp(mean - reach), np.exp(mean + reach)
 
@@ -194,11 +207,7 @@ class LatencyPredictor:
         For a predictor fitted to one device, what its rows leave open. For another, what a fit to one device that
         starts from it (`fit_device`) does not know before its first row.
         """
-        self._fitted()
-        features = np.asarray(features, dtype=np.float64)
-        if self._device_fit is not None:
-            return self._device_fit.covariance(features)
-        return starting_covariance(start_of(self.costs_ms), features, knowledge_beyond_costs(self, features))
+        return self._fitted().covariance(np.asarray(features, dtype=np.float64))
 
     def explain_ms(self, network: Sequence[Kernel]) -> Explanation:
         """Which kernels the milliseconds go to; the parts sum to the prediction."""
@@ -211,61 +220,29 @@ class LatencyPredictor:
     @property
     def costs_ms(self) -> FloatArray:
         """Milliseconds of the fixed cost and of a unit of each feature, before what corrects them. Shape (1 + F,)."""
-        physics = self._fitted()
-        costs: FloatArray = physics.costs_ms[physics.chips.index(chip_of(self.device))]
-        return costs
+        return self._fitted().costs_ms
 
     @property
     def fit_summary(self) -> dict[str, Any]:
         """What a fit to one device began with and how far it moved; empty for a fit of several devices."""
-        return {} if self._device_fit is None else self._device_fit.summary
+        return {} if self._model is None else self._model.summary
 
     def outside(self, networks: Sequence[Sequence[Kernel]]) -> list[list[str]]:
         """Why each network is unlike all that were measured, one line a reason; none where its prediction has support.
 
         A fit that starts from another predictor shares its support.
         """
-        return [list(self._outside(network).values()) for network in networks]
+        return [list(self.reasons_outside(network).values()) for network in networks]
 
-    def _outside(self, network: Sequence[Kernel]) -> dict[str, str]:
-        features = network_features([network])
-        if self._device_fit is not None:
-            own = self._device_fit.outside(network, features)
-            start = self._device_fit.start
-            if start is not None and own:
-                shared = start._outside(network)
-                own = {name: reason for name, reason in own.items() if name in shared}
-        else:
-            query = self._parts(features, None)
-            residual = self._residual
-            own = reasons(
-                Support(residual.inputs * residual.scale + residual.centre, None),
-                query.inputs[0],
-                float(residual.novelty(query.inputs, chip_of(self.device))[0]),
-                kind_shares(network, self.costs_ms),
-            )
-            own |= {f"kind {kind}": f"{kind} is an operation without a price of its own" for kind in unpriced(network)}
-        return own
+    def reasons_outside(self, network: Sequence[Kernel]) -> dict[str, str]:
+        """`outside` for one network, each reason with a name by which another predictor can be asked for it."""
+        return self._fitted().reasons(network, network_features([network]))
 
     def for_device(self, device: str) -> Self:
         """The same fit, predicting for another device whose chip was measured."""
-        physics = self._fitted()
-        if self._device_fit is not None and device != self.device:
-            raise MvigNasError(
-                f"a predictor fitted to {self.device!r} alone must not predict for another device, got {device!r}; "
-                "measure some networks there and fit one that starts from this."
-            )
-        if chip_of(device) not in physics.chips:
-            known = ", ".join(sorted(self.measurements_))
-            raise MvigNasError(
-                f"a device must share a chip with one that was measured, got {device!r}; measured: {known}"
-            )
-        other = type(self)(device=device, **self._hyperparameters())
-        other._physics, other._device_fit = physics, self._device_fit
-        if self._device_fit is None:
-            other._residual = self._residual
-        other.calibration_, other.measurements_ = self.calibration_, dict(self.measurements_)
-        other.groups_, other.errors_ = self.groups_, dict(self.errors_)
+        model = self._fitted().for_device(device)
+        other = type(self)(device=device, **asdict(self._settings()))
+        other._set(model, self.calibration_, self.measurements_, self.errors_)
         return other
 
     def save(self, folder: str | Path) -> None:
@@ -276,42 +253,27 @@ class LatencyPredictor:
         Raises:
             MvigNasError: the folder cannot be written.
         """
-        physics = self._fitted()
+        model = self._fitted()
         folder = Path(folder)
         make_folder(folder)
-        values, arrays = self._to_parts()
-        if self._device_fit is not None and self._device_fit.start is not None:
-            self._device_fit.start.save(folder / "start")
+        values, arrays = model.to_parts()
+        if model.start is not None:
+            model.start.save(folder / "start")
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, calibration=self.calibration_, **arrays)
         description = {
             "schema_version": SCHEMA_VERSION,
             "device": self.device,
-            "hyperparameters": self._hyperparameters(),
+            "hyperparameters": asdict(self._settings()),
             "measurements": self.measurements_,
             "errors": self.errors_,
             "features": list(FEATURES),
-            "chips": list(physics.chips),
+            "chips": list(model.chips),
             "arrays_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
             **values,
         }
         save(folder / "predictor.npz", content.getvalue())
         save(folder / "predictor.json", json.dumps(description, indent=1) + "\n")
-
-    def _to_parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What else `predictor.json` and `predictor.npz` hold."""
-        if self._device_fit is not None:
-            values, arrays = self._device_fit.to_parts()
-            return {"groups": list(self.groups_), "device_fit": values}, dict(arrays)
-        residual = self._residual
-        names = ("inputs", "centre", "scale", "residuals", "weights", "log_terms")
-        labels = {f"label_{name}": np.array(entries) for name, entries in asdict(residual.labels).items()}
-        return {"terms": dict(zip(TERMS, np.exp(residual.log_terms).tolist(), strict=True))}, {
-            "costs_ms": self._fitted().costs_ms,
-            **{name: getattr(residual, name) for name in names},
-            "offset": np.array(residual.offset),
-            **labels,
-        }
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -343,80 +305,37 @@ class LatencyPredictor:
                 f"predictor.json and predictor.npz must be of one fit, {folder} holds parts of two; fit it again"
             )
         predictor = cls(device=description["device"], **description["hyperparameters"])
-        predictor._physics = Physics(tuple(description["chips"]), np.atleast_2d(arrays["costs_ms"]))
+        model: LatencyModel
         if "device_fit" in description:
-            values = description["device_fit"]
-            start = None if values["start_from"] is None else LatencyPredictor.load(folder / "start")
-            predictor._device_fit = DeviceFit.from_parts(values, arrays, start)
-            predictor.groups_ = tuple(description["groups"])
+            start = None if description["device_fit"]["start_from"] is None else cls.load(folder / "start")
+            model = OwnDeviceModel.from_parts(predictor.device, description, arrays, start)
         else:
-            labels = Labels(**{name: tuple(arrays[f"label_{name}"].tolist()) for name in Labels.__dataclass_fields__})
-            names = ("inputs", "centre", "scale", "residuals", "weights", "log_terms")
-            predictor._residual = Residual(
-                **{name: arrays[name] for name in names}, labels=labels, offset=float(arrays["offset"])
-            )
-            predictor.groups_ = tuple(sorted(set(labels.groups)))
-        predictor.calibration_ = arrays["calibration"]
-        predictor.measurements_ = dict(description["measurements"])
-        predictor.errors_ = dict(description["errors"])
+            model = PooledModel.from_parts(predictor.device, description["chips"], arrays)
+        predictor._set(model, arrays["calibration"], description["measurements"], description["errors"])
         return predictor
 
     @classmethod
-    def of_device(
-        cls, device: str, fit: DeviceFit, calibration: FloatArray, rows: int, groups: tuple[str, ...]
-    ) -> Self:
+    def of_model(cls, model: OwnDeviceModel, calibration: FloatArray, rows: int) -> Self:
         """A predictor for one device alone; `fit_device` makes its parts."""
-        predictor = cls(device=device)
-        predictor._physics = Physics((chip_of(device),), fit.model.costs_ms[None])
-        predictor._device_fit = fit
-        predictor.calibration_, predictor.groups_ = calibration, groups
-        predictor.measurements_, predictor.errors_ = {device: rows}, {}
+        predictor = cls(device=model.device)
+        predictor._set(model, calibration, {model.device: rows}, {})
         return predictor
 
-    def _spreads(self) -> dict[str, float]:
-        names = ("cost_spread", "chip_spread", "group_spread", "noise", "huber")
-        return {name: float(getattr(self, name)) for name in names}
+    def _set(
+        self, model: LatencyModel, calibration: FloatArray, measurements: Mapping[str, int], errors: Mapping[str, float]
+    ) -> None:
+        self._model, self.calibration_, self.groups_ = model, calibration, model.groups
+        self.measurements_, self.errors_ = dict(measurements), dict(errors)
 
-    def _hyperparameters(self) -> dict[str, Any]:
-        return {**self._spreads(), "bags": self.bags, "calibration_folds": self.calibration_folds}
+    def _settings(self) -> PooledSettings:
+        return PooledSettings(**{field.name: getattr(self, field.name) for field in fields(PooledSettings)})
 
-    def _fitted(self) -> Physics:
-        if self._physics is None:
+    def _fitted(self) -> LatencyModel:
+        if self._model is None:
             raise MvigNasError(
                 "a LatencyPredictor must be fitted before it predicts, got an empty one; call fit or load"
             )
-        return self._physics
-
-    def _fit_rows(self, rows: "_Rows", start: FloatArray | None = None) -> tuple[Physics, Residual]:
-        physics = fit_bagged_physics(
-            rows.features, rows.log_ms, rows.weights, rows.labels, bags=self.bags, **self._spreads()
-        )
-        inputs, log_physics = _residual_inputs(physics.parts_ms(rows.features, rows.labels.chips))
-        return physics, fit_residual(inputs, rows.log_ms - log_physics, rows.weights, rows.labels, start)
-
-    def _parts(self, features: FloatArray, group: str | None) -> "_Query":
-        device = self.device if group is None else device_of(group)
-        return _Query.of(self._fitted(), np.asarray(features, dtype=np.float64), device, group)
-
-    def _calibrate(self, rows: "_Rows", start: FloatArray) -> FloatArray:
-        """Sorted absolute errors, in predicted standard deviations, of families left out of the fit."""
-        names = sorted(set(rows.labels.families))
-        if self.calibration_folds < 2 or len(names) < self.calibration_folds:
-            return np.zeros(0)
-        # deal families of like size round the folds, so that each fold holds some of every size
-        names.sort(key=lambda name: (-rows.labels.families.count(name), name))
-        errors: list[FloatArray] = []
-        for fold in range(self.calibration_folds):
-            held_out = set(names[fold :: self.calibration_folds])
-            is_out = np.array([family in held_out for family in rows.labels.families])
-            physics, residual = self._fit_rows(rows.where(~is_out), start)
-            out = rows.where(is_out)
-            for place, group in enumerate(out.labels.groups):
-                if chip_of(device_of(group)) not in physics.chips:
-                    continue
-                query = _Query.of(physics, out.features[place : place + 1], device_of(group), group)
-                errors.append(np.abs(out.log_ms[place] - query.mean(residual)) / query.deviation(residual))
-        return np.sort(np.concatenate(errors)) if errors else np.zeros(0)
+        return self._model
 
     def _quantile(self, coverage: float) -> float:
         count = len(self.calibration_)
@@ -428,119 +347,50 @@ class LatencyPredictor:
         return float(np.quantile(self.calibration_, min(1.0, coverage * (count + 1) / count)))
 
 
-def network_features(networks: Sequence[Sequence[Kernel]]) -> FloatArray:
-    """Summed kernel features of each network, shape (n, len(FEATURES))."""
-    rows = [kernel_features(network).sum(axis=0) for network in networks]
-    return np.array(rows).reshape(len(rows), len(FEATURES))
-
-
-def device_of(group: str) -> str:
-    """`iphone-13` of `laboratory@iphone-13`."""
-    laboratory, separator, device = group.rpartition("@")
-    if not (laboratory and separator and device):
-        raise MvigNasError(f"a group must be laboratory@device, got {group!r}; for example me@iphone-13")
-    return device
-
-
-def chip_of(device: str) -> str:
-    """The chip of a known phone; any other device is its own chip."""
-    return CHIPS.get(device, device)
-
-
 @dataclass(frozen=True)
-class _Query:
-    """Networks as the residual model is asked about them."""
+class Fitted:
+    """A predictor, and how its rows look to a fit without them: n milliseconds, n errors in robust deviations."""
 
-    inputs: FloatArray
-    log_physics: FloatArray
-    device: str
-    group: str | None
+    predictor: LatencyPredictor
+    left_out_ms: FloatArray
+    standard_errors: FloatArray
 
-    @classmethod
-    def of(cls, physics: Physics, features: FloatArray, device: str, group: str | None) -> "_Query":
-        parts_ms = physics.parts_ms(features, [chip_of(device)] * len(features))
-        return cls(*_residual_inputs(parts_ms), device, group)
-
-    def mean(self, residual: Residual) -> FloatArray:
-        return self.log_physics + residual.mean(self.inputs, chip_of(self.device), self.device, self.group)
-
-    def deviation(self, residual: Residual) -> FloatArray:
-        return residual.deviation(self.inputs, chip_of(self.device), self.device, self.group)
+    @property
+    def wild(self) -> list[int]:
+        """Positions of rows that do not fit the others, the wildest first."""
+        sizes = np.abs(self.standard_errors)
+        return [int(row) for row in np.argsort(-sizes, kind="stable") if sizes[row] > WILD]
 
 
-def _residual_inputs(parts_ms: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The network as the residual model sees it, (n, 2 + shares), and the logarithm of its physics, (n,)."""
-    total = parts_ms.sum(axis=1)
-    shares = [parts_ms[:, 0] / total, *(parts_ms[:, list(columns)].sum(axis=1) / total for columns in _SHARE_COLUMNS)]
-    log_total = np.log(total)
-    return np.stack([log_total, *(np.sqrt(share) for share in shares)], axis=1), log_total
+def fit_device(
+    networks: Sequence[Sequence[Kernel]],
+    latencies_ms: Sequence[float] | FloatArray,
+    group: str,
+    *,
+    start: LatencyPredictor | None = None,
+    families: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Fitted:
+    """Learn one device from measured networks of any sort; the order of rows does not matter.
 
+    Without a `start` the fit begins at what is known of any device. With one, its log-prediction is the expectation
+    before the rows are seen: few rows move its scale and costs, more free what corrects them. Where rows left out are
+    less probable under the start than without it, it is not used. Measurements of one network count as their median,
+    and wild ones lose their weight.
 
-@dataclass(frozen=True)
-class _Rows:
-    features: FloatArray
-    log_ms: FloatArray
-    weights: FloatArray
-    labels: Labels
+    Args:
+        networks: kernel lists, n of them.
+        latencies_ms: n positive milliseconds.
+        group: who measured on what, `laboratory@device`, such as `Device.group`.
+        start: a fitted predictor, of whatever device.
+        families: n names; networks of one family count as relatives. Where there are five or more, none of which is
+            most of the rows, intervals are calibrated on families left out, so that they hold for strangers.
+        seed: picks the rows that the model's sizes are chosen on, where there are more than 300.
 
-    @classmethod
-    def checked(
-        cls,
-        features: FloatArray,
-        latencies_ms: Sequence[float] | FloatArray,
-        *,
-        groups: Sequence[str] | None,
-        weights: Sequence[float] | FloatArray | None,
-        families: Sequence[str] | None,
-        device: str,
-    ) -> "_Rows":
-        """Rows in an order of their own, so that the order they came in leaves no trace in the sums."""
-        count = len(features)
-        latencies = np.asarray(latencies_ms, dtype=np.float64)
-        trusts = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
-        names = [_name(row) for row in features]
-        group_names = [f"one@{device}"] * count if groups is None else list(groups)
-        family_names = names if families is None else list(families)
-        for what, values in (
-            ("latencies_ms", latencies), ("weights", trusts), ("groups", group_names), ("families", family_names),
-        ):  # fmt: skip
-            if len(values) != count:
-                raise MvigNasError(f"`{what}` must have one entry a network, got {len(values)} for {count} networks")
-        if count < 2:
-            raise MvigNasError(f"fit needs at least 2 measured networks, got {count}; measure more")
-        for what, numbers in (("latencies_ms", latencies), ("weights", trusts)):
-            bad = numbers[~(np.isfinite(numbers) & (numbers > 0))]
-            if bad.size:
-                raise MvigNasError(f"`{what}` must be positive and finite, got {bad[0]}; drop the row")
-        devices = [device_of(group) for group in group_names]
-        if chip_of(device) not in {chip_of(name) for name in devices}:
-            raise MvigNasError(
-                f"some measurement must be of {device!r} or of a phone with its chip, got only "
-                f"{', '.join(sorted(set(devices)))}; name one of them as device"
-            )
-        order = sorted(range(count), key=lambda row: (names[row], group_names[row], latencies[row], trusts[row]))
-        pick = np.array(order)
-        return cls(
-            np.asarray(features, dtype=np.float64)[pick],
-            np.log(latencies[pick]),
-            trusts[pick],
-            Labels(
-                chips=tuple(chip_of(devices[row]) for row in order),
-                devices=tuple(devices[row] for row in order),
-                groups=tuple(group_names[row] for row in order),
-                families=tuple(family_names[row] for row in order),
-                networks=tuple(names[row] for row in order),
-            ),
-        )
-
-    def where(self, mask: Any) -> "_Rows":
-        places = np.flatnonzero(mask)
-        labels = {name: tuple(values[place] for place in places) for name, values in asdict(self.labels).items()}
-        return _Rows(self.features[places], self.log_ms[places], self.weights[places], Labels(**labels))
-
-
-def _name(row: FloatArray) -> str:
-    """Equal networks have equal features, and nothing else tells them apart here."""
-    from hashlib import sha256
-
-    return sha256(np.round(row, 9).tobytes()).hexdigest()[:16]
+    Raises:
+        MvigNasError: lengths differ, a latency is not positive, `group` is not `laboratory@device`, or fewer than 3
+            different networks were measured.
+    """
+    fit = fit_own_device(networks, latencies_ms, group, start=start, families=families, seed=seed)
+    predictor = LatencyPredictor.of_model(fit.model, fit.calibration, len(networks))
+    return Fitted(predictor, fit.left_out_ms, fit.standard_errors)

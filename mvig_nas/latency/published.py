@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.latency.features import FloatArray
+from mvig_nas.latency.features import FloatArray, network_features
 from mvig_nas.latency.kernel_archive import load_kernels
-from mvig_nas.latency.predictor import network_features
 
 BoolArray = NDArray[np.bool_]
 DEVICES = ("iphone-12", "iphone-12-pro", "iphone-12-pro-max", "iphone-13", "iphone-13-mini", "iphone-14")

@@ -14,8 +14,8 @@ from mvig_nas.kernels import Kernel, of
 from mvig_nas.latency import LatencyPredictor, fit_published, network_features
 from mvig_nas.latency.evaluation import HeldOut, choose, errors, fit, leave_out
 from mvig_nas.latency.kernel_archive import load_kernels, save_kernels
-from mvig_nas.latency.predictor import device_of
 from mvig_nas.latency.published import DEVICES, Measurements, read_published
+from mvig_nas.latency.rows import device_of
 
 SHIPPED = Path(__file__).parents[2] / "predictors"
 
