@@ -120,7 +120,7 @@ def test_the_fit_follows_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
         errors.append(check_grad(lambda t: loss(t)[0], lambda t: loss(t)[1], start))
         return type("Found", (), {"x": start})
 
-    monkeypatch.setattr(gaussian_process, "minimize", instead)
+    monkeypatch.setattr("mvig_nas.map_fit.minimize", instead)
     gaussian_process.fit(features, levels, scores)
     assert errors[0] < 1e-4
 
