@@ -32,7 +32,7 @@ from mvig_nas.latency.evaluation import HeldOut
 from mvig_nas.latency.selection import most_telling, uncertainty
 from mvig_nas.measure import Settings, Target, TorchCpu, measure, timm_target
 from mvig_nas.plots import figure_axes, png
-from mvig_nas.report.predictor_plots import calibration_png
+from mvig_nas.report.figures import calibration_png
 from mvig_nas.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -124,7 +124,7 @@ def accuracy_rows(found: "dict[str, Accuracy]") -> list[list[str]]:
 
 def _write_evaluation(out: Path, accuracy: "Accuracy", classes: tuple[str, ...]) -> None:
     from mvig_nas.files import make_folder, save
-    from mvig_nas.report.confusion import confusion_png
+    from mvig_nas.report.figures import confusion_png
 
     make_folder(out)
     counts = accuracy.confusion.sum(axis=1).tolist()

@@ -178,7 +178,7 @@ def _write_evaluation(
     import json
 
     from mvig_nas.files import make_folder, save
-    from mvig_nas.report.predictor_plots import calibration_png, learning_curve_png
+    from mvig_nas.report.figures import calibration_png, learning_curve_png
 
     make_folder(out)
     save(out / "evaluation.json", json.dumps(evaluation, indent=1) + "\n")

@@ -88,9 +88,9 @@ def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]]) -> str:
 
 def _stages(architecture: "Architecture") -> str:
     rows = []
-    for place, (stage, size) in enumerate(zip(architecture.stages, architecture.sizes, strict=True), start=1):
+    for number, (stage, size) in enumerate(zip(architecture.stages, architecture.sizes, strict=True), start=1):
         values = [getattr(stage, name) for name in _STAGE_COLUMNS]
-        cells = [f"{place} ({size}×{size})", *("" if value is None else str(value) for value in values)]
+        cells = [f"{number} ({size}×{size})", *("" if value is None else str(value) for value in values)]
         rows.append(("", cells))
     note = f"<p class=note>Resolution {architecture.resolution}, head width {architecture.head_width}.</p>"
     return _table(["stage", *_STAGE_COLUMNS.values()], rows) + note

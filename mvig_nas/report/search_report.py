@@ -12,9 +12,9 @@ from mvig_nas import __version__, kernels
 from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
+from mvig_nas.report.figures import best_so_far_png, score_latency_png
 from mvig_nas.report.html import page
 from mvig_nas.report.notes import latency_note, outside_note, predictor_note, score_note
-from mvig_nas.report.search_plots import best_so_far_png, score_latency_png
 
 if TYPE_CHECKING:
     from mvig_nas.latency import ArchitectureLatency
@@ -33,7 +33,7 @@ def preset_rows(study: "Study", latency: "Latency", score: "Score") -> list[dict
     low, high = latency.interval_ms(architectures, 0.8)
     scored = {candidate.architecture: candidate for candidate in study.candidates}
     rows = []
-    for place, (name, architecture) in enumerate(PRESETS.items()):
+    for index, (name, architecture) in enumerate(PRESETS.items()):
         totals = kernels.totals(kernels.of(architecture))
         candidate = scored.get(architecture)
         value = None if candidate is None else candidate.score
@@ -41,8 +41,8 @@ def preset_rows(study: "Study", latency: "Latency", score: "Score") -> list[dict
             {
                 "name": name,
                 "fingerprint": architecture.fingerprint,
-                "latency_ms": latencies_ms[place],
-                "interval_ms": [float(low[place]), float(high[place])],
+                "latency_ms": latencies_ms[index],
+                "interval_ms": [float(low[index]), float(high[index])],
                 "score": _score_of(architecture, score) if value is None else value,
                 "is_within_budget": value is not None,
                 "parameters": totals.parameters,
