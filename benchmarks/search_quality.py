@@ -221,18 +221,18 @@ def _plotted(evaluations: int) -> list[int]:
 def climb(objective: Objective, start: Architecture) -> tuple[float, Architecture]:
     """The best of all pairs of single changes that fit, again until there is none better."""
     latency, choices = FormulaLatency(), space()
-    best, place = objective(start), start
+    best, at = objective(start), start
     while True:
         top = None
-        near = choices.neighbours(place)
+        near = choices.neighbours(at)
         for pair in itertools.chain(near, *(choices.neighbours(one) for one in near)):
             if latency.predict_ms([pair])[0] <= BUDGET_MS:
                 score = objective(pair)
                 if score > best:
                     best, top = score, pair
         if top is None:
-            return float(best), place
-        place = top
+            return float(best), at
+        at = top
 
 
 def reference(objective: Objective, runs: Sequence[dict[str, Any]]) -> float:

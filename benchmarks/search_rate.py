@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/search_rate.py
 
 Every sampler searches the shipped space with a shipped predictor, once in memory and once with a durable study. Counted
-are the recorded candidates; `judged` counts those too that an engine held against the budget without proposing them.
+are the recorded candidates; `judged` counts those too that a sampler held against the budget without proposing them.
 The same number of trials is then given to Optuna's own journal storage, which writes once per parameter.
 """
 
@@ -102,7 +102,7 @@ def main() -> None:
     (RESULTS / "README.md").write_text(
         f"# Search rate\n\nA score that costs nothing, the {DEVICE} predictor, space `mobilevig`, budget 1.0 ms, "
         f"{arguments.evaluations:,} evaluations, seed 0.\n`recorded` are proposals, scored or rejected; `judged` "
-        "counts also what an engine held against the budget unproposed.\nThe ratio is durable over in memory."
+        "counts also what a sampler held against the budget unproposed.\nThe ratio is durable over in memory."
         f"\n\n{table}\n\nBudget (the default sampler judges at least {FLOOR:.0f} candidates/s): {verdict}.\n\n"
         "Command: `OMP_NUM_THREADS=1 python benchmarks/search_rate.py`, one core of a shared two-core machine. "
         f"Python {platform.python_version()}, optuna {version('optuna')}, numpy {version('numpy')}.\n"

@@ -1,4 +1,4 @@
-"""Scores that misbehave, for tests of the Ray engine; workers import this module, so it is light."""
+"""Scores that misbehave, for tests of the Ray evaluator; workers import this module, so it is light."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""What every search engine must do; a test of one inherits `EngineContract` and names its sampler."""
+"""What every sampler must do; a test of one inherits `SamplerContract` and names its sampler."""
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -106,7 +106,7 @@ def essence(c: Candidate) -> tuple[object, ...]:
     return (c.number, c.round, c.fingerprint, c.state, c.score, c.latency_ms, c.screened, dict(c.violations))
 
 
-class EngineContract:
+class SamplerContract:
     """Subclass and give `sampler`; a smaller `space`, a wider `budget`, fewer `evaluations` where it is slow."""
 
     sampler: str

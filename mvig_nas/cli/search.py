@@ -67,9 +67,20 @@ _PROPOSALS_PER_WORKER = 2  # so that few wait for the last of a turn
 )
 @click.option("--resume", is_flag=True, help="Go on with the search in --out; options not given are taken from it.")
 @click.option(
-    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-    help="Compute scores in this process, or by workers of Ray (docs/cluster.md).",
-)  # fmt: skip
+    "--evaluator",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Scores are computed in this process, or by the workers of Ray (docs/cluster.md).",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    hidden=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _, value: _renamed(ctx, value),
+)
 @click.option("--address", metavar="auto|HOST:PORT", help="Of the Ray cluster.  [default: start Ray on this machine]")
 @click.option(
     "--workers", type=click.IntRange(1), help="Scores computed at once (ray).  [default: what there is room for]"
@@ -113,7 +124,7 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     folder = out or _new_folder(space.name, options)
     began = time.monotonic()
     # Ray tells of dead workers on standard output, which is for the result
-    told: Any = nullcontext() if options["engine"] == "local" else redirect_stdout(sys.stderr)
+    told: Any = nullcontext() if options["evaluator"] == "local" else redirect_stdout(sys.stderr)
     try:
         with told, _evaluator(ctx, score, options) as evaluator, Bar("scoring", hidden=as_json) as bar:
             study = run_search(
@@ -144,6 +155,13 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     _print(study, presets, files, latency, seconds=seconds, as_json=as_json)
 
 
+def _renamed(ctx: click.Context, evaluator: str | None) -> None:
+    """`--engine` is what `--evaluator` was called before; it goes with the next release."""
+    if evaluator is not None:
+        click.echo("--engine is now called --evaluator.", err=True)
+        ctx.default_map = {**(ctx.default_map or {}), "evaluator": evaluator}
+
+
 def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, Any]) -> Any:
     """Options that were not given take the run's values; returns the run's space unless another was asked for."""
     from mvig_nas.search import Study
@@ -172,10 +190,10 @@ def _new_folder(space: str, options: dict[str, Any]) -> Path:
     target = f"{options['latency_ms']:g}ms" if options["latency_ms"] else "front" if options["front"] else "budget"
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{space}-{target}-seed{options['seed']}"
     folder = _RUNS / stem
-    place = 2
+    number = 2
     while folder.exists():
-        folder = _RUNS / f"{stem}-{place}"
-        place += 1
+        folder = _RUNS / f"{stem}-{number}"
+        number += 1
     return folder
 
 
@@ -184,17 +202,17 @@ def _command() -> str:
 
 
 def _resume_command(folder: Path, options: dict[str, Any]) -> str:
-    by_ray = "" if options["engine"] == "local" else " --engine ray"
+    by_ray = "" if options["evaluator"] == "local" else " --evaluator ray"
     address = "" if options["address"] is None else f" --address {options['address']}"
     return f"mvig-nas search --resume --out {folder}{by_ray}{address}"
 
 
 def _evaluator(ctx: click.Context, score: "Score", options: dict[str, Any]) -> Any:
     """A context of what computes the scores; None in it for this process."""
-    if options["engine"] == "local":
+    if options["evaluator"] == "local":
         for name in _RAY_ONLY:
             if options[name] is not None:
-                raise click.UsageError(f"--{name.replace('_', '-')} is of --engine ray.", ctx)
+                raise click.UsageError(f"--{name.replace('_', '-')} is of --evaluator ray.", ctx)
         return nullcontext()
     from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 

@@ -3,7 +3,7 @@
 from mvig_nas.search.attainable import attainable
 from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, Candidate, Latency, Score, pareto_front
 from mvig_nas.search.loop import Progress, kernel_costs, search
-from mvig_nas.search.samplers.registry import SAMPLERS, engine_of, resolve
+from mvig_nas.search.samplers.registry import SAMPLERS, resolve, sampler_of
 from mvig_nas.search.storage import FILE_NAME
 from mvig_nas.search.study import CANDIDATES_FILE_NAME, Settings, Study
 
@@ -21,9 +21,9 @@ __all__ = [
     "Settings",
     "Study",
     "attainable",
-    "engine_of",
     "kernel_costs",
     "pareto_front",
     "resolve",
+    "sampler_of",
     "search",
 ]

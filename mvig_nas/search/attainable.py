@@ -43,10 +43,10 @@ def _descend(space: SearchSpace, judge: Judge, start: Architecture, cost: Callab
             break
         neighbours = space.neighbours(best)
         costs = [cost(verdict) for verdict in judge(neighbours)]
-        place = min(range(len(costs)), key=costs.__getitem__, default=-1)
-        if place < 0 or costs[place] >= least:
+        index = min(range(len(costs)), key=costs.__getitem__, default=-1)
+        if index < 0 or costs[index] >= least:
             break
-        best, least = neighbours[place], costs[place]
+        best, least = neighbours[index], costs[index]
     return best
 
 

@@ -1,6 +1,6 @@
-"""What a search engine proposes, what it is told, and how a proposal is judged before any score is computed.
+"""What a sampler proposes, what it is told, and how a proposal is judged before any score is computed.
 
-An engine sees networks only as values. It is a function of what it observed and of the random numbers it is handed, so
+A sampler sees networks only as values. It is a function of what it observed and of the random numbers it is handed, so
 a search that was killed and resumed goes on as if nothing had happened.
 """
 
@@ -111,7 +111,7 @@ class Candidate:
     """One recorded architecture. Only `feasible` ones have a score; `failed` ones fit the budget, but have none.
 
     `violations` holds, for every limit of the budget, cost over limit minus 1: above 0 is violated. `round` is the
-    engine's turn that proposed it, `place` its place among the turn's proposals, `screened` the number of architectures
+    turn that proposed it, `position` its index among the turn's proposals, `screened` the number of architectures
     judged in that turn, this one included.
     """
 
@@ -127,7 +127,7 @@ class Candidate:
     totals: Totals | None = None
     seconds: float = 0.0
     reason: str | None = None
-    place: int = 0
+    position: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -136,8 +136,8 @@ class Candidate:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Turn and place, which do not depend on what was ready first."""
-        return self.round, self.place
+        """Turn and position, which do not depend on what was ready first."""
+        return self.round, self.position
 
     @property
     def is_evaluated(self) -> bool:
@@ -236,7 +236,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Problem:
-    """What an engine works on: the space, the judge, an architecture that fits, and whether a front is asked for.
+    """What a sampler works on: the space, the judge, an architecture that fits, and whether a front is asked for.
 
     `batch` is how many proposals a turn should have at least, for those who score several at once.
     """
@@ -248,11 +248,11 @@ class Problem:
     batch: int = 1
 
 
-class Engine(Protocol):
+class Sampler(Protocol):
     """Proposes architectures.
 
     The search calls `propose` once a turn, then `observe` once with the turn's new candidates (none, if all proposals
-    were known or the turn was the last). Candidates that no proposal of this engine led to are observed as well.
+    were known or the turn was the last). Candidates that no proposal of this sampler led to are observed as well.
     """
 
     def propose(self, rng: random.Random) -> list[Architecture]:

@@ -1,4 +1,4 @@
-"""The one search loop: propose, judge against the budget, score what fits, record, tell the engine."""
+"""The one search loop: propose, judge against the budget, score what fits, record, tell the sampler."""
 
 import math
 import platform
@@ -32,11 +32,11 @@ from mvig_nas.search.contracts import (
     Score,
     Verdict,
 )
-from mvig_nas.search.samplers.registry import engine_of, resolve
+from mvig_nas.search.samplers.registry import resolve, sampler_of
 from mvig_nas.search.study import Settings, Study
 from mvig_nas.search_space import SearchSpace
 
-# turns in a row that brought nothing new before the search helps the engine out
+# turns in a row that brought nothing new before the search helps the sampler out
 _STALE_TURNS = 3
 _FRESH_TRIES = 200
 
@@ -226,13 +226,13 @@ class _Run:
     def go(self) -> str:
         """Search until done; says why it ended."""
         settings = self.settings
-        engine = engine_of(
+        sampler = sampler_of(
             settings.sampler, Problem(settings.space, self.judge, self.anchor, settings.front, settings.batch)
         )
         turn = self.recorded[-1].round if self.recorded else 0
         # the last recorded turn may have been cut short: it is proposed again, and what is known of it skipped
         for _, known in groupby((c for c in self.recorded if c.round < turn), key=lambda c: c.round):
-            engine.observe(sorted(known, key=lambda candidate: candidate.order))
+            sampler.observe(sorted(known, key=lambda candidate: candidate.order))
         stale = 0
         while True:
             rng = random.Random(f"{settings.seed}/{turn}")
@@ -241,7 +241,7 @@ class _Run:
             if turn == 0:
                 proposals = self._first()
             elif stale < _STALE_TURNS:
-                proposals = engine.propose(rng)
+                proposals = sampler.propose(rng)
             else:
                 proposals = self._unknown(rng)
                 if not proposals:
@@ -250,7 +250,7 @@ class _Run:
             if reason is not None:
                 return reason
             outcome = self._outcome(turn)
-            engine.observe(outcome)
+            sampler.observe(outcome)
             stale = 0 if outcome else stale + 1
             turn += 1
 
@@ -259,7 +259,7 @@ class _Run:
         return sorted(found, key=lambda candidate: candidate.order)
 
     def _first(self) -> list[Architecture]:
-        """Proposed before the engine is asked: the published networks of this space, and one that is known to fit."""
+        """Proposed before the sampler is asked: the published networks of this space, and one that is known to fit."""
         return [*(preset for preset in PRESETS.values() if preset in self.settings.space), self.anchor]
 
     def _evaluate(self, turn: int, proposals: Sequence[Architecture]) -> str | None:
@@ -277,7 +277,7 @@ class _Run:
             low, high = self.judge.latency.interval_ms(fitting, self.coverage)
             intervals = {a: (float(lo), float(hi)) for a, lo, hi in zip(fitting, low, high, strict=True)}
         reason, due = self._due(fresh, verdicts)
-        place_of = {architecture: place for place, architecture in enumerate(dict.fromkeys(proposals))}
+        position_of = {architecture: position for position, architecture in enumerate(dict.fromkeys(proposals))}
         verdict_of = dict(zip(fresh, verdicts, strict=True))
 
         def record(architecture: Architecture, outcome: Outcome | None) -> None:
@@ -287,7 +287,7 @@ class _Run:
                 outcome,
                 intervals.get(architecture),
                 turn=turn,
-                place=place_of[architecture],
+                position=position_of[architecture],
                 screened=screened,
             )
             self._record(candidate)
@@ -295,7 +295,7 @@ class _Run:
         rejected = [architecture for architecture in due if not verdict_of[architecture].fits]
         with closing(self.evaluator([a for a in due if verdict_of[a].fits], self._is_late)) as outcomes:
             for outcome in outcomes:
-                while rejected and place_of[rejected[0]] < place_of[outcome.architecture]:
+                while rejected and position_of[rejected[0]] < position_of[outcome.architecture]:
                     record(rejected.pop(0), None)
                 record(outcome.architecture, outcome)
         for architecture in rejected:
@@ -336,7 +336,7 @@ class _Run:
         interval_ms: tuple[float, float] | None,
         *,
         turn: int,
-        place: int,
+        position: int,
         screened: int,
     ) -> Candidate:
         totals = verdict.totals
@@ -358,7 +358,7 @@ class _Run:
             totals=totals,
             seconds=0.0 if outcome is None else outcome.seconds,
             reason=None if outcome is None else outcome.reason,
-            place=place,
+            position=position,
         )
 
     def _record(self, candidate: Candidate) -> None:

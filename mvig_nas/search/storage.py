@@ -148,7 +148,7 @@ class Journal:
                 "seconds": candidate.seconds,
                 "reason": candidate.reason,
                 "round": candidate.round,
-                "place": candidate.place,
+                "position": candidate.position,
                 "screened": candidate.screened,
             },
             "system_attrs": {f"constraints:{name}": excess for name, excess in candidate.violations.items()},
@@ -191,10 +191,10 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str | None
     settings: dict[str, Any] | None = None
     trials = []
     ended = None
-    for place, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-        operation = _parsed(line, path, place)
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        operation = _parsed(line, path, number)
         if operation["op_code"] == _CREATE_TRIAL:
-            trials.append(operation | {"line": place})
+            trials.append(operation | {"line": number})
             ended = None
         elif operation["op_code"] == _SET_STUDY_USER_ATTR:
             attributes = operation.get("user_attr") or {}
@@ -211,7 +211,7 @@ def candidate_of(trial: Mapping[str, Any], number: int, space: SearchSpace, path
     Raises:
         MvigNasError: the trial is damaged, or of another space.
     """
-    place = trial["line"]
+    line = trial["line"]
     try:
         values: dict[str, Value] = {name: choices[0] for name, choices in space.choices.items()}
         values |= {name: space.choices[name][int(index)] for name, index in trial["params"].items()}
@@ -235,30 +235,30 @@ def candidate_of(trial: Mapping[str, Any], number: int, space: SearchSpace, path
             totals=None if totals is None else Totals(*totals),
             seconds=float(attributes["seconds"]),
             reason=attributes["reason"],
-            place=int(attributes.get("place", trial["line"])),
+            position=int(attributes.get("position", attributes.get("place", line))),
         )
     except (KeyError, IndexError, TypeError, ValueError, StopIteration, MvigNasError) as error:
-        raise damaged(path, place, f"it is no candidate ({error!r})") from error
+        raise damaged(path, line, f"it is no candidate ({error!r})") from error
     if candidate.fingerprint != attributes["fingerprint"]:
-        raise damaged(path, place, f"its parameters are not those of architecture {attributes['fingerprint']}")
+        raise damaged(path, line, f"its parameters are not those of architecture {attributes['fingerprint']}")
     return candidate
 
 
-def damaged(path: Path, place: int, why: str) -> MvigNasError:
+def damaged(path: Path, line: int, why: str) -> MvigNasError:
     """The error for a file that no search wrote like this."""
     return MvigNasError(
-        f"a study's lines must be as a search wrote them, but line {place} of {path} is not: {why}; restore the file, "
+        f"a study's lines must be as a search wrote them, but line {line} of {path} is not: {why}; restore the file, "
         "or start anew in another folder."
     )
 
 
-def _parsed(line: bytes, path: Path, place: int) -> dict[str, Any]:
+def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         operation = json.loads(line)
     except ValueError as error:  # also of text that is not UTF-8
-        raise damaged(path, place, str(error)) from error
+        raise damaged(path, number, str(error)) from error
     if not isinstance(operation, dict) or "op_code" not in operation:
-        raise damaged(path, place, "it is no operation of an Optuna journal")
+        raise damaged(path, number, "it is no operation of an Optuna journal")
     return operation
 
 

@@ -97,7 +97,7 @@ class Study:
     def winner(self) -> Candidate | None:
         """The feasible candidate of the highest score; of equals the fastest, then the first; None without any."""
         feasible = [candidate for candidate in self.candidates if candidate.score is not None]
-        return max(feasible, key=lambda c: (c.score or 0.0, -c.latency_ms, -c.round, -c.place), default=None)
+        return max(feasible, key=lambda c: (c.score or 0.0, -c.latency_ms, -c.round, -c.position), default=None)
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
@@ -131,7 +131,7 @@ class Study:
 
     @property
     def judged(self) -> int:
-        """Architectures held against the budget, those included that an engine screened out unrecorded."""
+        """Architectures held against the budget, those included that a sampler screened out unrecorded."""
         return sum({candidate.round: candidate.screened for candidate in self.candidates}.values())
 
     @classmethod
@@ -173,9 +173,9 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
             if mine.get(key) != theirs.get(key):
                 return _difference(f"{name}.{key}", mine.get(key), theirs.get(key))
     if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
-        for place, (one, other) in enumerate(zip(mine, theirs, strict=True), start=1):
+        for number, (one, other) in enumerate(zip(mine, theirs, strict=True), start=1):
             if one != other and isinstance(one, dict):
-                return _difference(f"{name}{place}", one, other)
+                return _difference(f"{name}{number}", one, other)
     return (
         f"a resumed search must keep its settings, but `{name}` was {mine!r} and is now {theirs!r}; resume with the "
         "old one, or start anew in another folder."

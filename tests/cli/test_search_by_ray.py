@@ -1,4 +1,4 @@
-"""`mvig-nas search --engine ray`: the same search as without, and its options."""
+"""`mvig-nas search --evaluator ray`: the same search as without, and its options."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ SEARCH = ["search", "--space", "toy", "--latency-budget", "0.6ms", "--score", "l
 
 
 def test_it_is_the_search_without_ray(tmp_path: Path) -> None:
-    done = run(*SEARCH, "--engine", "ray", "--workers", "2", "--out", "by-ray", "--json", folder=tmp_path)
+    done = run(*SEARCH, "--evaluator", "ray", "--workers", "2", "--out", "by-ray", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     run(*SEARCH, "--batch", "4", "--out", "here", folder=tmp_path)
     by_ray, here = Study.load(tmp_path / "by-ray"), Study.load(tmp_path / "here")
@@ -33,11 +33,11 @@ def test_it_is_the_search_without_ray(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--address", "auto"], "--address is of --engine ray"),
-        (["--workers", "2"], "--workers is of --engine ray"),
-        (["--evaluation-timeout", "10min"], "--evaluation-timeout is of --engine ray"),
-        (["--engine", "ray", "--address", "127.0.0.1:1"], "the head of a Ray cluster must answer at 127.0.0.1:1"),
-        (["--engine", "slurm"], "'slurm' is not one of 'local', 'ray'"),
+        (["--address", "auto"], "--address is of --evaluator ray"),
+        (["--workers", "2"], "--workers is of --evaluator ray"),
+        (["--evaluation-timeout", "10min"], "--evaluation-timeout is of --evaluator ray"),
+        (["--evaluator", "ray", "--address", "127.0.0.1:1"], "the head of a Ray cluster must answer at 127.0.0.1:1"),
+        (["--evaluator", "slurm"], "'slurm' is not one of 'local', 'ray'"),
         (["--batch", "0"], "--batch"),
     ],
 )
@@ -46,3 +46,13 @@ def test_wrong_options(options: list[str], message: str, tmp_path: Path) -> None
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_old_name_of_the_option_still_works_and_names_the_new_one(tmp_path: Path) -> None:
+    done = run(*SEARCH, "--engine", "local", "--workers", "2", folder=tmp_path)
+    assert "--engine is now called --evaluator." in done.stderr
+    assert "--workers is of --evaluator ray" in done.stderr
+    done = run(*SEARCH, "--engine", "ray", "--address", "127.0.0.1:1", folder=tmp_path)
+    assert done.stderr.splitlines()[0] == "--engine is now called --evaluator."
+    assert "the head of a Ray cluster must answer at 127.0.0.1:1" in done.stderr
+    assert "--engine" not in run("search", "--help", folder=tmp_path).stdout

@@ -1,4 +1,4 @@
-"""Optuna's samplers keep the engine contract, and the study on disk is Optuna's."""
+"""Optuna's samplers keep the contract of samplers, and the study on disk is Optuna's."""
 
 import random
 from pathlib import Path
@@ -12,16 +12,16 @@ from optuna.trial import TrialState
 from mvig_nas.budget import Budget
 from mvig_nas.search import FEASIBLE, INFEASIBLE, search
 from mvig_nas.search.contracts import Candidate, Judge, Problem
-from mvig_nas.search.samplers.optuna_samplers import NSGA2_POPULATION, OptunaEngine
+from mvig_nas.search.samplers.optuna_samplers import NSGA2_POPULATION, OptunaSampler
 from mvig_nas.search_space import SearchSpace
-from tests.sampler_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, no_costs
+from tests.sampler_contract import HALF, TOY, SamplerContract, SizeLatency, WidthScore, no_costs
 
 
-class TestTpe(EngineContract):
+class TestTpe(SamplerContract):
     sampler = "tpe"
 
 
-class TestNsga2(EngineContract):
+class TestNsga2(SamplerContract):
     sampler = "nsga2"
 
 
@@ -32,7 +32,7 @@ WIDTHS = SearchSpace(
 )
 
 
-class TestGp(EngineContract):
+class TestGp(SamplerContract):
     sampler = "gp"
     space = WIDTHS
     budget = Budget(latency_ms=0.4)
@@ -73,16 +73,16 @@ def test_optuna_reads_the_study(tmp_path: Path, front: bool) -> None:
 
 def test_nsga2_breeds_from_its_first_generation() -> None:
     problem = Problem(TOY, Judge(SizeLatency(), no_costs, HALF), TOY.smallest)
-    engine = OptunaEngine(problem, "nsga2")
+    sampler = OptunaSampler(problem, "nsga2")
     parent = TOY.encode(TOY.largest)
     generation = [
         Candidate(number, 0, TOY.decode(parent | {"stage1.width": TOY.choices["stage1.width"][number % 2]}), FEASIBLE,
                   0.2, {"latency_ms": -0.2}, 1, float(number))
         for number in range(NSGA2_POPULATION)
     ]  # fmt: skip
-    engine.observe(generation)
+    sampler.observe(generation)
     for seed in range(5):
-        (child,) = engine.propose(random.Random(seed))
+        (child,) = sampler.propose(random.Random(seed))
         values = TOY.encode(child)
         # one parameter in thirty mutates; drawn at random, half of them would differ
         assert sum(values[name] != parent[name] for name in values) < 8

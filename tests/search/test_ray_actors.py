@@ -25,12 +25,12 @@ from mvig_nas.image_data import hold_out, read_split
 from mvig_nas.scores import SupernetScore
 from mvig_nas.search import Candidate, Progress, Study, search
 from mvig_nas.search.contracts import Alone, Outcome, Score
-from mvig_nas.search.evaluators import ray_actors as ray_engine
+from mvig_nas.search.evaluators import ray_actors
 from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 from mvig_nas.training import train_supernet
 from tests.images import write_images
 from tests.ray_scores import Deadly, Faulty, Paced, Unloadable, architectures, never
-from tests.sampler_contract import HALF, TOY, EngineContract, SizeLatency, WidthScore, no_costs, timeless
+from tests.sampler_contract import HALF, TOY, SamplerContract, SizeLatency, WidthScore, no_costs, timeless
 from tests.tiny_training import PLAN, RECIPE, SPACE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ class Seen:
 
 
 # One worker, so that candidates are recorded in the same order; the tests below have more.
-class TestOnRay(EngineContract):
+class TestOnRay(SamplerContract):
     sampler = "evolution"
 
     @pytest.fixture(autouse=True)
@@ -211,11 +211,11 @@ def test_what_cannot_start_says_why(score: Score, changes: dict[str, Any], messa
 
 @pytest.mark.usefixtures("local")
 def test_nodes_must_have_the_same_version(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    own = ray_engine._versions()
-    monkeypatch.setattr(ray_engine, "_versions", lambda: own | {"torch": "0.1"})
+    own = ray_actors._versions()
+    monkeypatch.setattr(ray_actors, "_versions", lambda: own | {"torch": "0.1"})
     with RayEvaluator(WidthScore(), workers=1):
         assert "scores may differ in their last digits: torch 0.1 here" in caplog.text
-    monkeypatch.setattr(ray_engine, "_versions", lambda: own | {"mvig-nas": "99"})
+    monkeypatch.setattr(ray_actors, "_versions", lambda: own | {"mvig-nas": "99"})
     with (
         pytest.raises(MvigNasError, match="the same mvig-nas, got mvig-nas 99 here, "),
         RayEvaluator(WidthScore(), workers=1),

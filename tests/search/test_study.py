@@ -21,18 +21,18 @@ from mvig_nas.kernels import of, totals
 from mvig_nas.search import FAILED, FEASIBLE, INFEASIBLE, Candidate, Progress, Study, kernel_costs, pareto_front, search
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.shipped import folder as shipped_folder
-from tests.sampler_contract import HALF, TOY, EngineContract, SizeLatency, StopAfter, WidthScore, no_costs, outcome
+from tests.sampler_contract import HALF, TOY, SamplerContract, SizeLatency, StopAfter, WidthScore, no_costs, outcome
 
 
-class TestSurrogate(EngineContract):
+class TestSurrogate(SamplerContract):
     sampler = "surrogate"
 
 
-class TestEvolution(EngineContract):
+class TestEvolution(SamplerContract):
     sampler = "evolution"
 
 
-class TestRandom(EngineContract):
+class TestRandom(SamplerContract):
     sampler = "random"
 
 

@@ -65,7 +65,7 @@ def test_features_multiply_to_the_kernels() -> None:
     features = Features(TOY)
     levels = np.random.default_rng(0).integers(features.counts, size=(5, len(features.names)))
     marked = features.with_unused(levels)
-    expected = sum(kernel[marked[:, place][:, None], marked[:, place]] for place, kernel in enumerate(features.kernels))
+    expected = sum(kernel[marked[:, index][:, None], marked[:, index]] for index, kernel in enumerate(features.kernels))
     x = features.expand(levels)
     np.testing.assert_allclose(x @ x.T, expected)
 
@@ -127,9 +127,9 @@ def test_the_fit_follows_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_relevance_goes_to_what_matters() -> None:
     features, levels, _ = problem(60)
-    place = features.names.index("stage3.width")
-    found = gaussian_process.fit(features, levels, levels[:, place].astype(float))
-    assert int(np.argmax(found.relevances)) == place
+    index = features.names.index("stage3.width")
+    found = gaussian_process.fit(features, levels, levels[:, index].astype(float))
+    assert int(np.argmax(found.relevances)) == index
 
 
 def test_a_score_far_below_the_others_does_not_hide_their_differences() -> None:
@@ -172,8 +172,8 @@ def test_it_beats_random_search() -> None:
 def scored(score: Callable[[Architecture], float], count: int, seed: int = 0) -> list[Candidate]:
     rng = random.Random(seed)
     return [
-        Candidate(place, 0, architecture, FEASIBLE, 1.0, {}, 1, score=score(architecture))
-        for place, architecture in enumerate(dict.fromkeys(TOY.sample(rng) for _ in range(count)))
+        Candidate(index, 0, architecture, FEASIBLE, 1.0, {}, 1, score=score(architecture))
+        for index, architecture in enumerate(dict.fromkeys(TOY.sample(rng) for _ in range(count)))
     ]
 
 
@@ -206,7 +206,7 @@ def test_the_error_depends_on_no_order() -> None:
 def test_too_few_or_equal_scores_have_no_error() -> None:
     assert leave_one_out(TOY, scored(WidthScore(), 60)[:7]) is None
     assert leave_one_out(TOY, scored(lambda _: 3.3, 20)) is None
-    unscored = [Candidate(place, 0, TOY.largest, "infeasible", 1.0, {}, 1) for place in range(9)]
+    unscored = [Candidate(index, 0, TOY.largest, "infeasible", 1.0, {}, 1) for index in range(9)]
     assert leave_one_out(TOY, unscored) is None
 
 

@@ -227,9 +227,9 @@ class RayEvaluator:
 
     def _hire(self) -> None:
         remote: Any = ray.remote(_Remote)
-        place = remote.options(num_cpus=self._cpus, num_gpus=self._gpus, scheduling_strategy="SPREAD")
+        hired = remote.options(num_cpus=self._cpus, num_gpus=self._gpus, scheduling_strategy="SPREAD")
         while len(self._workers) < self._count:
-            actor = place.remote()
+            actor = hired.remote()
             self._workers.append(_Worker(actor, _STARTING, actor.about.remote()))
 
     def _dismiss(self, worker: _Worker) -> None:
@@ -436,7 +436,7 @@ def _sent(score: Score) -> Any:
     except (TypeError, AttributeError, ValueError) as error:
         raise MvigNasError(
             f"a score must be one that can be pickled, to be sent to workers, but {score.name!r} is not: "
-            f"{_line(error)}; leave --engine ray out."
+            f"{_line(error)}; leave --evaluator ray out."
         ) from error
 
 

@@ -1,6 +1,6 @@
 """The search's samplers for Ray Tune: architectures inside a budget, for trainables of your own, say short trainings.
 
-`mvig-nas search --engine ray` has no need of this; see docs/cluster.md for which of the two to take.
+`mvig-nas search --evaluator ray` has no need of this; see docs/cluster.md for which of the two to take.
 """
 
 import json
@@ -18,7 +18,7 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.search.attainable import attainable
 from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, Candidate, Judge, Latency, Problem, Verdict
 from mvig_nas.search.loop import kernel_costs
-from mvig_nas.search.samplers.registry import engine_of, resolve
+from mvig_nas.search.samplers.registry import resolve, sampler_of
 from mvig_nas.search_space import SearchSpace
 
 ARCHITECTURE = "architecture"  # of a trial's config, as JSON
@@ -58,7 +58,7 @@ class ArchitectureSearcher(Searcher):
         self._judge = Judge(latency, kernel_costs, budget)
         self._space = space
         self._seed = seed
-        self._engine = engine_of(resolve(sampler), Problem(space, self._judge, attainable(space, self._judge)))
+        self._sampler = sampler_of(resolve(sampler), Problem(space, self._judge, attainable(space, self._judge)))
         self._queue: deque[Architecture] = deque()
         self._turn = 0
         self._running: dict[str, Architecture] = {}
@@ -107,7 +107,7 @@ class ArchitectureSearcher(Searcher):
         rng = random.Random(f"{self._seed}/{self._turn}")
         self._turn += 1
         self._judge.start_turn()
-        proposals = [each for each in dict.fromkeys(self._engine.propose(rng)) if each not in self._known]
+        proposals = [each for each in dict.fromkeys(self._sampler.propose(rng)) if each not in self._known]
         if not proposals:  # a change of something known, as a search helps itself out
             known = sorted(self._known, key=lambda each: each.fingerprint)
             changed = (self._space.mutate(rng.choice(known), rng) for _ in range(_TURNS)) if known else ()
@@ -120,13 +120,13 @@ class ArchitectureSearcher(Searcher):
             else:
                 rejected.append(self._candidate(architecture, verdict, INFEASIBLE, None))
         if rejected:
-            self._engine.observe(rejected)
+            self._sampler.observe(rejected)
 
     def _tell(self, architecture: Architecture, score: float | None) -> None:
         self._told.append((architecture, score))
         (verdict,) = self._judge([architecture])
         state = FAILED if score is None else FEASIBLE
-        self._engine.observe([self._candidate(architecture, verdict, state, score)])
+        self._sampler.observe([self._candidate(architecture, verdict, state, score)])
 
     def _candidate(self, architecture: Architecture, verdict: Verdict, state: str, score: float | None) -> Candidate:
         return Candidate(

@@ -63,9 +63,9 @@ class Uniform:
 def breed(problem: Problem, parents: Sequence[Architecture], count: int, rng: random.Random) -> list[Architecture]:
     """`count` children, mutated and crossed over in turn."""
     children = []
-    for place in range(count):
+    for index in range(count):
         child = rng.choice(parents)
-        if place % 2:
+        if index % 2:
             child = problem.space.crossover(child, rng.choice(parents), rng)
         children.append(problem.space.mutate(child, rng, MUTATION_PROBABILITY))
     return children
@@ -83,6 +83,6 @@ def best(scored: Sequence[Candidate], count: int, front: bool) -> list[Candidate
         rest = [candidate for candidate in rest if candidate.number not in numbers]
         missing = count - len(chosen)
         if len(layer) > missing:
-            layer = [layer[round(place * (len(layer) - 1) / max(missing - 1, 1))] for place in range(missing)]
+            layer = [layer[round(index * (len(layer) - 1) / max(missing - 1, 1))] for index in range(missing)]
         chosen.extend(layer)
     return chosen

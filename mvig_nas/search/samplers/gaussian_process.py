@@ -52,7 +52,7 @@ class Features:
         self.kernels = [_kernel(space, name) for name in self.names]
         self._maps = [_feature_map(kernel) for kernel in self.kernels]
         self.parameter_of_feature = np.repeat(np.arange(len(self.names)), [len(part) for part in self._maps])
-        self._place = {name: place for place, name in enumerate(self.names)}
+        self._index = {name: index for index, name in enumerate(self.names)}
         self._level_of = [{value: level for level, value in enumerate(space.choices[name])} for name in self.names]
 
     def levels(self, architectures: Sequence[Architecture]) -> Levels:
@@ -71,25 +71,25 @@ class Features:
     def with_unused(self, levels: Levels) -> Levels:
         """The same levels, one past the last choice where a parameter is unused."""
         marked = levels.copy()
-        for place, name in enumerate(self.names):
+        for index, name in enumerate(self.names):
             stage, _, choice = name.rpartition(".")
             if choice in _DEPTH_OF:
                 unused = self._is(levels, f"{stage}.{_DEPTH_OF[choice]}", 0)
                 if choice == "graph_step":
                     unused = unused | self._is(levels, f"{stage}.graph_operator", "knn")
-                marked[unused, place] = self.counts[place]
+                marked[unused, index] = self.counts[index]
         return marked
 
     def expand(self, levels: Levels) -> FloatArray:
         """Features (n, F) whose inner product, weighted by relevance, is S."""
         marked = self.with_unused(levels)
-        return np.concatenate([part[marked[:, place]] for place, part in enumerate(self._maps)], axis=1)
+        return np.concatenate([part[marked[:, index]] for index, part in enumerate(self._maps)], axis=1)
 
     def _is(self, levels: Levels, name: str, value: int | str) -> NDArray[np.bool_]:
-        if name not in self._place:
+        if name not in self._index:
             return np.full(len(levels), self.space.choices[name][0] == value)
-        level = self._level_of[self._place[name]].get(value, -1)
-        same: NDArray[np.bool_] = levels[:, self._place[name]] == level
+        level = self._level_of[self._index[name]].get(value, -1)
+        same: NDArray[np.bool_] = levels[:, self._index[name]] == level
         return same
 
 
@@ -109,7 +109,7 @@ def fit(features: Features, levels: Levels, scores: FloatArray) -> Hyperparamete
     y = normal_scores(scores)
     marked = features.with_unused(levels)
     k = np.stack(
-        [kernel[marked[:, place][:, None], marked[:, place][None]] for place, kernel in enumerate(features.kernels)]
+        [kernel[marked[:, index][:, None], marked[:, index][None]] for index, kernel in enumerate(features.kernels)]
     )
     prior_mean = np.concatenate([np.full(parameters, math.log(2.0 / parameters)), [0.0, 0.0, math.log(1e-2)]])
     prior_sd = np.concatenate([np.full(parameters, 1.5), [1.0, 1.0, 1.5]])

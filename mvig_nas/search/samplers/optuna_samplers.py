@@ -1,4 +1,4 @@
-"""Optuna's samplers as an engine: they propose from an in-memory study; what is durable is written elsewhere.
+"""Optuna's samplers by name: they propose from an in-memory study; what is durable is written elsewhere.
 
 A sampler is made anew for each proposal, seeded from the random numbers handed in, so that nothing hides in it.
 """
@@ -21,7 +21,7 @@ NAMES = ("tpe", "nsga2", "gp")
 NSGA2_POPULATION = 20  # Optuna's 50 is a single generation at 50 evaluations
 
 
-class OptunaEngine:
+class OptunaSampler:
     """One of Optuna's samplers, by name: `tpe`, `nsga2` or `gp`.
 
     Rejected candidates are told with their violated constraints: to TPE as pruned trials, which have no value; to the

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mvig_nas.errors import MvigNasError, closest
-from mvig_nas.search.contracts import Engine, Problem
+from mvig_nas.search.contracts import Problem, Sampler
 
 SAMPLERS: Mapping[str, str] = {
     "surrogate": "evolution whose children a Gaussian process ranks before they are scored",
@@ -28,8 +28,8 @@ def resolve(name: str) -> str:
     return name
 
 
-def engine_of(name: str, problem: Problem) -> Engine:
-    """A new engine; `name` as `resolve` gives it."""
+def sampler_of(name: str, problem: Problem) -> Sampler:
+    """A new sampler; `name` as `resolve` gives it."""
     if name == "surrogate":
         from mvig_nas.search.samplers.surrogate import Surrogate
 
@@ -43,6 +43,6 @@ def engine_of(name: str, problem: Problem) -> Engine:
 
         return Evolution(problem)
     # importing optuna takes a quarter of a second
-    from mvig_nas.search.samplers.optuna_samplers import OptunaEngine
+    from mvig_nas.search.samplers.optuna_samplers import OptunaSampler
 
-    return OptunaEngine(problem, name)
+    return OptunaSampler(problem, name)

@@ -114,7 +114,7 @@ class Surrogate:
         scores = np.array([candidate.score for candidate in self.scored], dtype=np.float64)
         model = GaussianProcess(self.features, self.levels, scores, self._hyperparameters(scores))
         at_most_ms = self._latency_cap_ms(rng)
-        within = [place for place, c in enumerate(self.scored) if c.latency_ms <= at_most_ms]
+        within = [index for index, c in enumerate(self.scored) if c.latency_ms <= at_most_ms]
         # the model's own opinion of them, since a lucky score is no better than its neighbours
         incumbent = float(model.mean(self.levels[within]).max())
         best = np.array(within)[np.argsort(-scores[within], kind="stable")[:PARENTS]]
@@ -153,10 +153,10 @@ class Surrogate:
             improvement = log_expected_improvement(*model.mean_and_sd(children), incumbent)
             order = np.argsort(-improvement, kind="stable")
             fresh: dict[Architecture, float] = {}
-            for place in order.tolist():
-                child = self.features.architecture(children[place])
+            for index in order.tolist():
+                child = self.features.architecture(children[index])
                 if child not in self.known and child not in rank:
-                    fresh.setdefault(child, float(improvement[place]))
+                    fresh.setdefault(child, float(improvement[index]))
                 if len(fresh) == JUDGED:
                     break
             verdicts = self.problem.judge(list(fresh))
@@ -192,8 +192,8 @@ class Surrogate:
             sd = np.sqrt(np.maximum(np.diag(covariance), 1e-9))
             improvement = log_expected_improvement(mean, sd, incumbent)
             improvement[chosen] = -np.inf
-            place = int(np.argmax(improvement))
-            chosen.append(place)
-            along = covariance[:, place] / sd[place]
+            index = int(np.argmax(improvement))
+            chosen.append(index)
+            along = covariance[:, index] / sd[index]
             covariance = covariance - np.outer(along, along)
-        return [finalists[place] for place in chosen]
+        return [finalists[index] for index in chosen]
