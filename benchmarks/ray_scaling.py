@@ -28,7 +28,8 @@ from mvig_nas.budget import Budget
 from mvig_nas.latency import LatencyPredictor
 from mvig_nas.latency.per_architecture import ArchitectureLatency
 from mvig_nas.search import search
-from mvig_nas.search.contracts import Alone, Outcome, Score
+from mvig_nas.search.contracts import Outcome, Score
+from mvig_nas.search.evaluators.local import LocalEvaluator
 from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 from mvig_nas.search_space import SearchSpace
 
@@ -118,7 +119,7 @@ def overhead(count: int) -> list[Row]:
     rows: list[Row] = []
     for name, pause_s in (("that costs nothing", 0.0), ("of 1 ms", 0.001)):
         score = Depth(pause_s)
-        here_s = seconds_of(Alone(score), asked)
+        here_s = seconds_of(LocalEvaluator(score), asked)
         with RayEvaluator(score, workers=1) as evaluator:
             list(evaluator(asked[:1], lambda: False))
             there_s = seconds_of(evaluator, asked)

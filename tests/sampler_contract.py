@@ -14,7 +14,8 @@ from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Totals
 from mvig_nas.search import FEASIBLE, INFEASIBLE, Candidate, Study, search
-from mvig_nas.search.contracts import Outcome, evaluated
+from mvig_nas.search.contracts import Outcome
+from mvig_nas.search.evaluators.local import evaluated
 from mvig_nas.search_space import SearchSpace
 
 TOY = SearchSpace.from_toml(shipped.folder("search_spaces") / "toy.toml")

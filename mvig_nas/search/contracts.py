@@ -1,12 +1,10 @@
-"""What a sampler proposes, what it is told, and how a proposal is judged before any score is computed.
+"""What scores, latencies, samplers and evaluators must do for a search, and the values that they hand to each other.
 
 A sampler sees networks only as values. It is a function of what it observed and of the random numbers it is handed, so
 a search that was killed and resumed goes on as if nothing had happened.
 """
 
-import math
 import random
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.budget import Budget
-from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Totals
 from mvig_nas.search_space import SearchSpace
 
@@ -27,14 +23,6 @@ STATES = (FEASIBLE, INFEASIBLE, FAILED)
 
 FloatArray = NDArray[np.float64]
 Costs = Callable[[Architecture], Totals]
-
-# Budget's name for a limit -> Totals' name for the cost
-_TOTAL_OF = {
-    "parameters": "parameters",
-    "macs": "macs",
-    "memory_bytes": "peak_activation_bytes",
-    "weight_bytes": "weight_bytes",
-}
 
 
 class Score(Protocol):
@@ -77,33 +65,6 @@ class Evaluator(Protocol):
         A score that cannot be computed is an outcome with a reason. What is under way when the generator is closed
         is given up.
         """
-
-
-class Alone:
-    """Scores computed here, one after the other, in the order asked for."""
-
-    def __init__(self, score: Score) -> None:
-        self.name = score.name
-        self._score = score
-
-    def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
-        for architecture in architectures:
-            if is_over():
-                return
-            yield evaluated(self._score, architecture)
-
-
-def evaluated(score: Score, architecture: Architecture) -> Outcome:
-    """The outcome of scoring one architecture here; MvigNasError is a reason, any other error is raised."""
-    began = time.perf_counter()
-    value, reason = None, None
-    try:
-        value = float(score(architecture))
-        if not math.isfinite(value):
-            value, reason = None, f"the score must be finite, got {value}"
-    except MvigNasError as error:
-        reason = str(error)
-    return Outcome(architecture, value, time.perf_counter() - began, reason)
 
 
 @dataclass(frozen=True)
@@ -182,67 +143,17 @@ class Verdict:
         return sum(max(excess, 0.0) for excess in self.violations.values())
 
 
-class Judge:
-    """Holds architectures against a budget, in batches, remembering those of the current turn."""
-
-    def __init__(self, latency: Latency, costs: Costs, budget: Budget) -> None:
-        self.latency = latency
-        self.costs = costs
-        self.budget = budget
-        self._limits = budget.limits
-        self._needs_totals = any(name in _TOTAL_OF for name in self._limits)
-        self._seen: dict[Architecture, Verdict] = {}
-
-    @property
-    def screened(self) -> int:
-        """Different architectures judged since `start_turn`."""
-        return len(self._seen)
-
-    def start_turn(self) -> None:
-        """Forget what was judged: memory stays small and `screened` counts one turn."""
-        self._seen.clear()
-
-    def __call__(self, architectures: Sequence[Architecture]) -> list[Verdict]:
-        """A verdict for each architecture.
-
-        Raises:
-            MvigNasError: a predicted latency is not a positive finite number.
-        """
-        new = [a for a in dict.fromkeys(architectures) if a not in self._seen]
-        if new:
-            latencies_ms = np.asarray(self.latency.predict_ms(new), dtype=np.float64)
-            held_ms = latencies_ms
-            if self.budget.confidence is not None:
-                held_ms = self.latency.interval_ms(new, 2 * self.budget.confidence - 1)[1]
-            for architecture, latency_ms, at_most_ms in zip(
-                new, latencies_ms.tolist(), np.asarray(held_ms).tolist(), strict=True
-            ):
-                self._seen[architecture] = self._verdict(architecture, latency_ms, at_most_ms)
-        return [self._seen[architecture] for architecture in architectures]
-
-    def _verdict(self, architecture: Architecture, latency_ms: float, at_most_ms: float) -> Verdict:
-        if not (math.isfinite(latency_ms) and latency_ms > 0 and math.isfinite(at_most_ms)):
-            raise MvigNasError(
-                f"a predicted latency must be a positive number of milliseconds, got {latency_ms} for architecture "
-                f"{architecture.fingerprint}; check the predictor."
-            )
-        totals = self.costs(architecture) if self._needs_totals else None
-        violations = {
-            name: (at_most_ms if name == "latency_ms" else getattr(totals, _TOTAL_OF[name])) / limit - 1.0
-            for name, limit in self._limits.items()
-        }
-        return Verdict(latency_ms, violations, totals)
+Verdicts = Callable[[Sequence[Architecture]], Sequence[Verdict]]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a sampler works on: the space, the judge, an architecture that fits, and whether a front is asked for.
+    """What a sampler works on: the space, an architecture that fits, and whether a front is asked for.
 
     `batch` is how many proposals a turn should have at least, for those who score several at once.
     """
 
     space: SearchSpace
-    judge: Judge
     anchor: Architecture
     front: bool = False
     batch: int = 1
@@ -255,20 +166,23 @@ class Sampler(Protocol):
     were known or the turn was the last). Candidates that no proposal of this sampler led to are observed as well.
     """
 
-    def propose(self, rng: random.Random) -> list[Architecture]:
-        """At least one architecture of the space; depends on nothing but what was observed and `rng`."""
+    def propose(self, rng: random.Random, judge: Verdicts) -> list[Architecture]:
+        """At least one architecture of the space; depends on nothing but what was observed and `rng`.
+
+        `judge` tells of any architectures whether they fit the budget.
+        """
 
     def observe(self, candidates: Sequence[Candidate]) -> None:
         """Learn the outcome of a turn."""
 
 
-def sample_fitting(problem: Problem, rng: random.Random, tries: int = 32) -> Architecture:
+def sample_fitting(problem: Problem, judge: Verdicts, rng: random.Random, tries: int = 32) -> Architecture:
     """An architecture that fits: drawn uniformly where that finds one, else a draw moved towards the anchor.
 
     The move takes the anchor's values for as few parameters, in random order, as it needs.
     """
     draws = [problem.space.sample(rng) for _ in range(tries)]
-    for draw, verdict in zip(draws, problem.judge(draws), strict=True):
+    for draw, verdict in zip(draws, judge(draws), strict=True):
         if verdict.fits:
             return draw
     values = problem.space.encode(draws[0])
@@ -277,22 +191,7 @@ def sample_fitting(problem: Problem, rng: random.Random, tries: int = 32) -> Arc
     for name in rng.sample(sorted(values), len(values)):
         values = values | {name: towards[name]}
         steps.append(problem.space.decode(values))
-    for step, verdict in zip(steps, problem.judge(steps), strict=True):
+    for step, verdict in zip(steps, judge(steps), strict=True):
         if verdict.fits:
             return step
     return problem.anchor
-
-
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The feasible candidates that no other beats in both score and latency, fastest first.
-
-    Of candidates equal in both, the first stays.
-    """
-    front: list[Candidate] = []
-    best = -math.inf
-    scored = [candidate for candidate in candidates if candidate.score is not None]
-    for candidate in sorted(scored, key=lambda c: (c.latency_ms, -(c.score or 0.0), c.order)):
-        if candidate.score is not None and candidate.score > best:
-            front.append(candidate)
-            best = candidate.score
-    return front

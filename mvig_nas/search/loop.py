@@ -4,53 +4,35 @@ import math
 import platform
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import groupby, takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 from mvig_nas import kernels
 from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.search import storage
-from mvig_nas.search.attainable import attainable
-from mvig_nas.search.contracts import (
-    FAILED,
-    FEASIBLE,
-    INFEASIBLE,
-    Alone,
-    Candidate,
-    Costs,
-    Evaluator,
-    Judge,
-    Latency,
-    Outcome,
-    Problem,
-    Score,
-    Verdict,
-)
+from mvig_nas.search.contracts import FEASIBLE, Candidate, Costs, Evaluator, Latency, Problem, Sampler, Score
+from mvig_nas.search.evaluators.local import LocalEvaluator
 from mvig_nas.search.samplers.registry import resolve, sampler_of
+from mvig_nas.search.search_settings import Progress, SearchOptions, settings_of
 from mvig_nas.search.study import Settings, Study
+from mvig_nas.search.turn import Turn
+from mvig_nas.search.verdict import Judge, attainable
 from mvig_nas.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    pass
 
 # turns in a row that brought nothing new before the search helps the sampler out
 _STALE_TURNS = 3
 _FRESH_TRIES = 200
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a search stands, after each new candidate."""
-
-    candidate: Candidate
-    best: Candidate | None
-    evaluated: int
-    evaluations: int
-    recorded: int
-    judged: int
 
 
 def kernel_costs(architecture: Architecture) -> kernels.Totals:
@@ -66,20 +48,10 @@ def search(
     latency: Latency,
     budget: Budget,
     *,
-    evaluations: int,
-    sampler: str = "auto",
-    seed: int = 0,
-    front: bool = False,
     folder: Path | None = None,
     resume: bool = False,
     evaluator: Evaluator | None = None,
-    batch: int = 1,
-    costs: Costs = kernel_costs,
-    candidates_limit: int | None = None,
-    time_limit_s: float | None = None,
-    coverage: float = 0.8,
-    labels: Mapping[str, str] | None = None,
-    on_candidate: Callable[[Progress], None] | None = None,
+    **options: Unpack[SearchOptions],
 ) -> Study:
     """Find the architecture of the highest score inside a budget; with `front`, the whole score/latency front.
 
@@ -95,76 +67,71 @@ def search(
         score: what to maximise.
         latency: predicts milliseconds.
         budget: limits; may be empty only with `front`.
-        evaluations: scores to compute, those of an earlier, now resumed run included.
-        sampler: `auto`, or a name of `SAMPLERS`.
-        seed: the same seed and settings give the same study.
-        front: trace the front up to the budget instead of one winner.
-        evaluator: computes the scores, in place of this process.
-        batch: proposals a turn at least, so that an evaluator of several workers has enough to do. Another batch is
-            another search; the evaluator is not, whatever is ready first.
         folder: where the study is kept; without one it is only returned.
         resume: go on with the study in `folder`.
-        costs: parameters, MACs and memory of an architecture.
-        candidates_limit: recorded candidates, rejected ones included; default 20 per evaluation and 1,000 more.
-        time_limit_s: seconds after which no score is begun.
-        coverage: of the latency interval that is recorded with each feasible candidate.
-        labels: settings of the caller's that must be the same when resumed, e.g. the device.
-        on_candidate: called after each new candidate.
+        evaluator: computes the scores, in place of this process; it changes nothing in the study but the order in which
+            candidates of a turn are recorded.
+        options: entries of `SearchSettings`, such as `evaluations`, `sampler`, `seed` and `front`; `costs` and
+            `on_candidate` as in `SearchOptions`. `sampler` may also be a sampler object of Optuna's, whose study cannot
+            be resumed, because its random numbers are its own.
 
     Raises:
         MvigNasError: the space cannot meet the budget, a setting is out of range or differs from the resumed study's,
             the folder already holds a study, or it cannot be read or written.
     """
     began = time.monotonic()
-    if evaluations < 1:
-        raise MvigNasError(f"`evaluations` must be at least 1, got {evaluations}; 200 is a usual number.")
-    if not budget.limits and not front:
+    costs = options.get("costs", kernel_costs)
+    on_candidate = options.get("on_candidate")
+    sampler = options.get("sampler", "auto")
+    asked = settings_of(options)
+    if not budget.limits and not asked.front:
         raise MvigNasError("a search must have a budget, got none; give a latency such as 1.0ms, or trace the front.")
-    if batch < 1:
-        raise MvigNasError(f"`batch` must be at least 1, got {batch}; twice the number of workers is usual.")
     if resume and folder is None:
         raise MvigNasError("`resume` must come with the folder of a study, got none; name it.")
-    recorded: list[Candidate] = []
-    if resume and folder is not None:
-        earlier = Study.load(folder)
-        recorded.extend(earlier.candidates)
+    if resume and not isinstance(sampler, str):
+        raise MvigNasError(
+            "a resumed search must have a sampler by name, because the random numbers of a sampler object are "
+            f"lost, got {type(sampler).__name__}; start anew in another folder."
+        )
+    earlier = Study.load(folder) if resume and folder is not None else None
+    if earlier is not None and sampler == "auto":
         # another version may take another one for `auto`
-        sampler = earlier.settings.sampler if sampler == "auto" else sampler
+        sampler = earlier.settings.sampler
     settings = Settings(
         space=space,
         score=score.name,
         budget=budget,
-        evaluations=evaluations,
+        evaluations=asked.evaluations,
         sampler=resolve(sampler),
-        seed=seed,
-        front=front,
-        batch=batch,
-        candidates_limit=20 * evaluations + 1000 if candidates_limit is None else candidates_limit,
-        time_limit_s=time_limit_s,
-        labels=dict(labels or {}),
+        seed=asked.seed,
+        front=asked.front,
+        batch=asked.batch,
+        candidates_limit=asked.most_candidates,
+        time_limit_s=asked.time_limit_s,
+        labels=asked.labels,
         versions={"mvig-nas": version("mvig-nas"), "optuna": version("optuna"), "python": platform.python_version()},
     )
-    if resume:
+    if earlier is not None:
         earlier.settings.require_same(settings)
-        if evaluations < earlier.evaluated:
+        if asked.evaluations < earlier.evaluated:
             raise MvigNasError(
                 f"a resumed search must not ask for fewer evaluations than it has, {earlier.evaluated}, got "
-                f"{evaluations}; ask for more, or read the study as it is."
+                f"{asked.evaluations}; ask for more, or read the study as it is."
             )
-    judge = Judge(latency, costs, budget)
-    anchor = attainable(space, judge)
+    new_judge = partial(Judge, latency, costs, budget)
+    anchor = attainable(space, new_judge())
     journal = None if folder is None else _journal_of(folder, settings, resume)
-    run = _Run(
+    task = _Task(
         settings=settings,
-        evaluator=evaluator or Alone(score),
-        judge=judge,
+        sampler=sampler_of(sampler, Problem(space, anchor, asked.front, asked.batch)),
+        evaluator=evaluator or LocalEvaluator(score),
+        new_judge=new_judge,
+        costs=costs,
         anchor=anchor,
-        coverage=coverage,
-        journal=journal,
-        on_candidate=on_candidate,
-        deadline=math.inf if time_limit_s is None else began + time_limit_s,
-        recorded=recorded,
+        coverage=asked.coverage,
+        deadline=math.inf if asked.time_limit_s is None else began + asked.time_limit_s,
     )
+    run = _Run(task, journal, on_candidate, [] if earlier is None else list(earlier.candidates))
     ended: str | None = None
     try:
         ended = run.go()
@@ -193,127 +160,96 @@ def _journal_of(folder: Path, settings: Settings, resume: bool) -> storage.Journ
     return journal
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What one search has to do, and who does it; `anchor` fits the budget."""
+
+    settings: Settings
+    sampler: Sampler
+    evaluator: Evaluator
+    new_judge: Callable[[], Judge]
+    costs: Costs
+    anchor: Architecture
+    coverage: float
+    deadline: float
+
+    def is_late(self) -> bool:
+        """Whether no further score may be begun."""
+        return time.monotonic() >= self.deadline
+
+
 class _Run:
     """State of one running search; all of it follows from the settings and what is recorded."""
 
     def __init__(
         self,
-        *,
-        settings: Settings,
-        evaluator: Evaluator,
-        judge: Judge,
-        anchor: Architecture,
-        coverage: float,
+        task: _Task,
         journal: storage.Journal | None,
         on_candidate: Callable[[Progress], None] | None,
-        deadline: float,
         recorded: list[Candidate],
     ) -> None:
-        self.settings = settings
-        self.evaluator = evaluator
-        self.judge = judge
-        self.anchor = anchor
-        self.coverage = coverage
+        self.task = task
+        self.settings = task.settings
         self.journal = journal
         self.on_candidate = on_candidate
-        self.deadline = deadline
         self.recorded = recorded
         self.turn_of = {candidate.architecture: candidate.round for candidate in recorded}
         self.evaluated = sum(candidate.is_evaluated for candidate in recorded)
         self.judged = sum({candidate.round: candidate.screened for candidate in recorded}.values())
-        self.best = Study(settings, tuple(recorded)).winner
+        self.best = Study(self.settings, tuple(recorded)).winner
 
     def go(self) -> str:
         """Search until done; says why it ended."""
-        settings = self.settings
-        sampler = sampler_of(
-            settings.sampler, Problem(settings.space, self.judge, self.anchor, settings.front, settings.batch)
-        )
-        turn = self.recorded[-1].round if self.recorded else 0
+        sampler = self.task.sampler
+        number = self.recorded[-1].round if self.recorded else 0
         # the last recorded turn may have been cut short: it is proposed again, and what is known of it skipped
-        for _, known in groupby((c for c in self.recorded if c.round < turn), key=lambda c: c.round):
+        for _, known in groupby((c for c in self.recorded if c.round < number), key=lambda c: c.round):
             sampler.observe(sorted(known, key=lambda candidate: candidate.order))
         stale = 0
         while True:
-            rng = random.Random(f"{settings.seed}/{turn}")
-            self.judge.start_turn()
-            proposals: Sequence[Architecture]
-            if turn == 0:
-                proposals = self._first()
-            elif stale < _STALE_TURNS:
-                proposals = sampler.propose(rng)
-            else:
-                proposals = self._unknown(rng)
-                if not proposals:
-                    return "space exhausted"
-            reason = self._evaluate(turn, proposals)
-            if reason is not None:
-                return reason
-            outcome = self._outcome(turn)
+            judge = self.task.new_judge()
+            asked = self._asked(number, stale, judge)
+            ended = self._is_over() if asked else "space exhausted"
+            if ended is not None:
+                return ended
+            ended = self._play(self._turn(number, asked, judge))
+            if ended is not None:
+                return ended
+            outcome = self._outcome(number)
             sampler.observe(outcome)
             stale = 0 if outcome else stale + 1
-            turn += 1
+            number += 1
 
-    def _outcome(self, turn: int) -> list[Candidate]:
-        found = takewhile(lambda candidate: candidate.round == turn, reversed(self.recorded))
-        return sorted(found, key=lambda candidate: candidate.order)
+    def _asked(self, number: int, stale: int, judge: Judge) -> list[Architecture]:
+        """The architectures that a turn proposes; [] if the space has no other."""
+        rng = random.Random(f"{self.settings.seed}/{number}")
+        if number == 0:  # the published networks of this space, and one that is known to fit
+            return [*(preset for preset in PRESETS.values() if preset in self.settings.space), self.task.anchor]
+        return self.task.sampler.propose(rng, judge) if stale < _STALE_TURNS else self._unknown(rng)
 
-    def _first(self) -> list[Architecture]:
-        """Proposed before the sampler is asked: the published networks of this space, and one that is known to fit."""
-        return [*(preset for preset in PRESETS.values() if preset in self.settings.space), self.anchor]
-
-    def _evaluate(self, turn: int, proposals: Sequence[Architecture]) -> str | None:
-        """Judge, score and record what is new among the proposals; says why the search is over, if it is."""
-        reason = self._is_over()
-        if reason is not None:
-            return reason
+    def _turn(self, number: int, asked: Sequence[Architecture], judge: Judge) -> Turn:
         # those of this turn that are recorded already are judged again, so that a resumed turn equals the whole one
-        fresh = [a for a in dict.fromkeys(proposals) if self.turn_of.get(a, turn) == turn]
-        verdicts = self.judge(fresh)
-        screened = self.judge.screened
-        fitting = [a for a, verdict in zip(fresh, verdicts, strict=True) if verdict.fits]
-        intervals = {}
-        if fitting:
-            low, high = self.judge.latency.interval_ms(fitting, self.coverage)
-            intervals = {a: (float(lo), float(hi)) for a, lo, hi in zip(fitting, low, high, strict=True)}
-        reason, due = self._due(fresh, verdicts)
-        position_of = {architecture: position for position, architecture in enumerate(dict.fromkeys(proposals))}
-        verdict_of = dict(zip(fresh, verdicts, strict=True))
+        turn = Turn.judged(number, asked, judge, self.task.coverage, lambda a: self.turn_of.get(a, number) != number)
+        return replace(turn, proposals=tuple(each for each in turn.proposals if each.architecture not in self.turn_of))
 
-        def record(architecture: Architecture, outcome: Outcome | None) -> None:
-            candidate = self._candidate(
-                architecture,
-                verdict_of[architecture],
-                outcome,
-                intervals.get(architecture),
-                turn=turn,
-                position=position_of[architecture],
-                screened=screened,
-            )
-            self._record(candidate)
+    def _play(self, turn: Turn) -> str | None:
+        """Score and record a turn, or as much of it as may be; says why the search is then over, if it is."""
+        turn, ended = self._allowed(turn)
+        with closing(turn.scored(self.task.evaluator, self.task.is_late)) as scored:
+            for proposal, outcome in scored:
+                self._record(turn.candidate(len(self.recorded), proposal, outcome, self.task.costs))
+        is_whole = all(proposal.architecture in self.turn_of for proposal in turn.proposals)
+        return ended if is_whole else "time limit"
 
-        rejected = [architecture for architecture in due if not verdict_of[architecture].fits]
-        with closing(self.evaluator([a for a in due if verdict_of[a].fits], self._is_late)) as outcomes:
-            for outcome in outcomes:
-                while rejected and position_of[rejected[0]] < position_of[outcome.architecture]:
-                    record(rejected.pop(0), None)
-                record(outcome.architecture, outcome)
-        for architecture in rejected:
-            record(architecture, None)
-        return reason if all(architecture in self.turn_of for architecture in due) else "time limit"
-
-    def _due(self, fresh: Sequence[Architecture], verdicts: Sequence[Verdict]) -> tuple[str | None, list[Architecture]]:
-        """Those to be recorded before the search is over, and why it then is, if they are not all."""
-        due: list[Architecture] = []
+    def _allowed(self, turn: Turn) -> tuple[Turn, str | None]:
+        """What may be recorded of a turn before the search is over, and why it then is, if that is not all."""
         scores = 0
-        for architecture, verdict in zip(fresh, verdicts, strict=True):
-            if architecture not in self.turn_of:
-                reason = self._is_over(scores, len(due))
-                if reason is not None:
-                    return reason, due
-                due.append(architecture)
-                scores += verdict.fits
-        return None, due
+        for count, proposal in enumerate(turn.proposals):
+            ended = self._is_over(scores, count)
+            if ended is not None:
+                return replace(turn, proposals=turn.proposals[:count]), ended
+            scores += proposal.verdict.fits
+        return turn, None
 
     def _is_over(self, scores: int = 0, records: int = 0) -> str | None:
         """Why the search is over, once so many more are scored and recorded."""
@@ -323,43 +259,11 @@ class _Run:
             return "candidates limit"
         if len(self.recorded) + records >= self.settings.space.size:
             return "space exhausted"
-        return "time limit" if self._is_late() else None
+        return "time limit" if self.task.is_late() else None
 
-    def _is_late(self) -> bool:
-        return time.monotonic() >= self.deadline
-
-    def _candidate(
-        self,
-        architecture: Architecture,
-        verdict: Verdict,
-        outcome: Outcome | None,
-        interval_ms: tuple[float, float] | None,
-        *,
-        turn: int,
-        position: int,
-        screened: int,
-    ) -> Candidate:
-        totals = verdict.totals
-        if outcome is None:
-            state = INFEASIBLE
-        else:
-            totals = totals or self.judge.costs(architecture)
-            state = FAILED if outcome.score is None else FEASIBLE
-        return Candidate(
-            number=len(self.recorded),
-            round=turn,
-            architecture=architecture,
-            state=state,
-            latency_ms=verdict.latency_ms,
-            violations=verdict.violations,
-            screened=screened,
-            score=None if outcome is None else outcome.score,
-            interval_ms=interval_ms,
-            totals=totals,
-            seconds=0.0 if outcome is None else outcome.seconds,
-            reason=None if outcome is None else outcome.reason,
-            position=position,
-        )
+    def _outcome(self, number: int) -> list[Candidate]:
+        found = takewhile(lambda candidate: candidate.round == number, reversed(self.recorded))
+        return sorted(found, key=lambda candidate: candidate.order)
 
     def _record(self, candidate: Candidate) -> None:
         if self.journal is not None:
@@ -388,7 +292,7 @@ class _Run:
         """An architecture that is not recorded yet, a small change of another if possible; [] if none is left."""
         space = self.settings.space
         ordered = sorted(self.recorded, key=lambda candidate: candidate.order)
-        parents = [c.architecture for c in ordered if c.state == FEASIBLE] or [self.anchor]
+        parents = [c.architecture for c in ordered if c.state == FEASIBLE] or [self.task.anchor]
         for _ in range(_FRESH_TRIES):
             child = space.mutate(rng.choice(parents), rng)
             if child not in self.turn_of:

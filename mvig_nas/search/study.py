@@ -1,7 +1,8 @@
 """Study: the settings and every recorded candidate of one search, as a value; read back from its folder."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import write_whole
 from mvig_nas.search import storage
-from mvig_nas.search.contracts import FEASIBLE, INFEASIBLE, Candidate, pareto_front
+from mvig_nas.search.contracts import FEASIBLE, INFEASIBLE, Candidate
 from mvig_nas.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -180,3 +181,18 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
         f"a resumed search must keep its settings, but `{name}` was {mine!r} and is now {theirs!r}; resume with the "
         "old one, or start anew in another folder."
     )
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The feasible candidates that no other beats in both score and latency, fastest first.
+
+    Of candidates equal in both, the first stays.
+    """
+    front: list[Candidate] = []
+    best = -math.inf
+    scored = [candidate for candidate in candidates if candidate.score is not None]
+    for candidate in sorted(scored, key=lambda c: (c.latency_ms, -(c.score or 0.0), c.order)):
+        if candidate.score is not None and candidate.score > best:
+            front.append(candidate)
+            best = candidate.score
+    return front

@@ -10,11 +10,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from mvig_nas.budget import Budget
-from mvig_nas.search import FEASIBLE, INFEASIBLE, search
-from mvig_nas.search.contracts import Candidate, Judge, Problem
+from mvig_nas.errors import MvigNasError
+from mvig_nas.search import FEASIBLE, INFEASIBLE, Study, search
+from mvig_nas.search.contracts import Candidate, Problem
 from mvig_nas.search.samplers.optuna_samplers import NSGA2_POPULATION, OptunaSampler
+from mvig_nas.search.verdict import Judge
 from mvig_nas.search_space import SearchSpace
-from tests.sampler_contract import HALF, TOY, SamplerContract, SizeLatency, WidthScore, no_costs
+from tests.sampler_contract import HALF, TOY, SamplerContract, SizeLatency, WidthScore, no_costs, outcome
 
 
 class TestTpe(SamplerContract):
@@ -72,7 +74,7 @@ def test_optuna_reads_the_study(tmp_path: Path, front: bool) -> None:
 
 
 def test_nsga2_breeds_from_its_first_generation() -> None:
-    problem = Problem(TOY, Judge(SizeLatency(), no_costs, HALF), TOY.smallest)
+    problem = Problem(TOY, TOY.smallest)
     sampler = OptunaSampler(problem, "nsga2")
     parent = TOY.encode(TOY.largest)
     generation = [
@@ -82,7 +84,26 @@ def test_nsga2_breeds_from_its_first_generation() -> None:
     ]  # fmt: skip
     sampler.observe(generation)
     for seed in range(5):
-        (child,) = sampler.propose(random.Random(seed))
+        (child,) = sampler.propose(random.Random(seed), Judge(SizeLatency(), no_costs, HALF))
         values = TOY.encode(child)
         # one parameter in thirty mutates; drawn at random, half of them would differ
         assert sum(values[name] != parent[name] for name in values) < 8
+
+
+@pytest.mark.parametrize("sampler", [optuna.samplers.TPESampler, optuna.samplers.NSGAIISampler])
+def test_any_sampler_of_optunas_can_be_given(sampler: type[optuna.samplers.BaseSampler], tmp_path: Path) -> None:
+    def run(given: optuna.samplers.BaseSampler, folder: Path | None = None) -> Study:
+        return search(
+            TOY, WidthScore(), SizeLatency(), HALF, evaluations=15, sampler=given, costs=no_costs, folder=folder
+        )
+
+    study = run(sampler(seed=0), tmp_path)  # type: ignore[call-arg]
+    assert study.evaluated == 15
+    assert study.settings.sampler == f"optuna:{sampler.__name__}"
+    assert outcome(study) == outcome(run(sampler(seed=0)))  # type: ignore[call-arg]
+    assert outcome(study) != outcome(run(sampler(seed=1)))  # type: ignore[call-arg]
+    assert outcome(Study.load(tmp_path)) == outcome(study)
+    with pytest.raises(MvigNasError, match="cannot be resumed"):
+        search(TOY, WidthScore(), SizeLatency(), HALF, evaluations=15, costs=no_costs, folder=tmp_path, resume=True)
+    with pytest.raises(MvigNasError, match="must have a sampler by name"):
+        search(TOY, WidthScore(), SizeLatency(), HALF, sampler=sampler(), folder=tmp_path, resume=True)

@@ -24,8 +24,9 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import hold_out, read_split
 from mvig_nas.scores import SupernetScore
 from mvig_nas.search import Candidate, Progress, Study, search
-from mvig_nas.search.contracts import Alone, Outcome, Score
+from mvig_nas.search.contracts import Outcome, Score
 from mvig_nas.search.evaluators import ray_actors
+from mvig_nas.search.evaluators.local import LocalEvaluator
 from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 from mvig_nas.training import train_supernet
 from tests.images import write_images
@@ -109,7 +110,7 @@ def test_outcomes_are_those_of_this_process() -> None:
     with RayEvaluator(WidthScore(), workers=2) as evaluator:
         assert evaluator.name == "width"
         for _ in range(2):
-            assert values(list(evaluator(asked, never))) == values(list(Alone(WidthScore())(asked, never)))
+            assert values(list(evaluator(asked, never))) == values(list(LocalEvaluator(WidthScore())(asked, never)))
         assert list(evaluator([], never)) == []
 
 
@@ -159,9 +160,11 @@ def test_workers_that_die_or_hang_cost_nothing_but_time(tmp_path: Path) -> None:
         assert "\n" not in reasons[always]
         assert reasons[hung] == "took longer than the 1.5 s that an evaluation may take"
         assert {a: v for a, v in found.items() if v[0]} == values(
-            list(Alone(WidthScore())([a for a in asked if a.fingerprint not in reasons], never))
+            list(LocalEvaluator(WidthScore())([a for a in asked if a.fingerprint not in reasons], never))
         )
-        assert values(list(evaluator(asked[:20], never))) == values(list(Alone(WidthScore())(asked[:20], never)))
+        assert values(list(evaluator(asked[:20], never))) == values(
+            list(LocalEvaluator(WidthScore())(asked[:20], never))
+        )
 
 
 @pytest.mark.usefixtures("local")
@@ -310,7 +313,7 @@ def test_a_supernet_scores_as_here_by_weights_that_were_sent(supernet: Path, ima
         found = values(list(evaluator(asked, never)))
     (supernet / "moved").rename(supernet / "supernet.safetensors")
     (supernet / "supernet.scores.jsonl").rename(supernet / "theirs")
-    assert found == values(list(Alone(SupernetScore(supernet, images, calibration_images=12))(asked, never)))
+    assert found == values(list(LocalEvaluator(SupernetScore(supernet, images, calibration_images=12))(asked, never)))
     lines = {line for line in (supernet / "theirs").read_text().splitlines() if line}
     assert lines == {line for line in (supernet / "supernet.scores.jsonl").read_text().splitlines() if line}
 

@@ -26,7 +26,8 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search.contracts import Outcome, Score, evaluated
+from mvig_nas.search.contracts import Outcome, Score
+from mvig_nas.search.evaluators.local import evaluated
 
 _CALL_S = 0.3  # a call to a worker should take as long, so that its own 1 to 2 ms do not count
 _TICK_S = 1.0

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from ray.tune.search import Searcher
 from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search.attainable import attainable
-from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, Candidate, Judge, Latency, Problem, Verdict
+from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, Candidate, Latency, Problem, Verdict
 from mvig_nas.search.loop import kernel_costs
 from mvig_nas.search.samplers.registry import resolve, sampler_of
+from mvig_nas.search.verdict import Judge, attainable
 from mvig_nas.search_space import SearchSpace
 
 ARCHITECTURE = "architecture"  # of a trial's config, as JSON
@@ -55,10 +56,10 @@ class ArchitectureSearcher(Searcher):
         seed: int = 0,
     ) -> None:
         super().__init__(metric=metric, mode="max")
-        self._judge = Judge(latency, kernel_costs, budget)
+        self._new_judge = partial(Judge, latency, kernel_costs, budget)
         self._space = space
         self._seed = seed
-        self._sampler = sampler_of(resolve(sampler), Problem(space, self._judge, attainable(space, self._judge)))
+        self._sampler = sampler_of(resolve(sampler), Problem(space, attainable(space, self._new_judge())))
         self._queue: deque[Architecture] = deque()
         self._turn = 0
         self._running: dict[str, Architecture] = {}
@@ -106,14 +107,14 @@ class ArchitectureSearcher(Searcher):
     def _propose(self) -> None:
         rng = random.Random(f"{self._seed}/{self._turn}")
         self._turn += 1
-        self._judge.start_turn()
-        proposals = [each for each in dict.fromkeys(self._sampler.propose(rng)) if each not in self._known]
+        judge = self._new_judge()
+        proposals = [each for each in dict.fromkeys(self._sampler.propose(rng, judge)) if each not in self._known]
         if not proposals:  # a change of something known, as a search helps itself out
             known = sorted(self._known, key=lambda each: each.fingerprint)
             changed = (self._space.mutate(rng.choice(known), rng) for _ in range(_TURNS)) if known else ()
             proposals = [each for each in dict.fromkeys(changed) if each not in self._known]
         rejected = []
-        for architecture, verdict in zip(proposals, self._judge(proposals), strict=True):
+        for architecture, verdict in zip(proposals, judge(proposals), strict=True):
             self._known.add(architecture)
             if verdict.fits:
                 self._queue.append(architecture)
@@ -124,7 +125,7 @@ class ArchitectureSearcher(Searcher):
 
     def _tell(self, architecture: Architecture, score: float | None) -> None:
         self._told.append((architecture, score))
-        (verdict,) = self._judge([architecture])
+        (verdict,) = self._new_judge()([architecture])
         state = FAILED if score is None else FEASIBLE
         self._sampler.observe([self._candidate(architecture, verdict, state, score)])
 

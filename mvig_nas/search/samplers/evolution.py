@@ -8,7 +8,8 @@ import random
 from collections.abc import Sequence
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.search.contracts import Candidate, Problem, pareto_front, sample_fitting
+from mvig_nas.search.contracts import Candidate, Problem, Verdicts, sample_fitting
+from mvig_nas.search.study import pareto_front
 
 POPULATION = 20  # the first generation, drawn at random
 PARENTS = 10
@@ -30,20 +31,20 @@ class Evolution:
         self.known.update(candidate.architecture for candidate in candidates)
         self.scored.extend(candidate for candidate in candidates if candidate.score is not None)
 
-    def propose(self, rng: random.Random) -> list[Architecture]:
+    def propose(self, rng: random.Random, judge: Verdicts) -> list[Architecture]:
         wanted = max(CHILDREN, self.problem.batch)
         if len(self.scored) < POPULATION:
-            return [sample_fitting(self.problem, rng) for _ in range(wanted)]
+            return [sample_fitting(self.problem, judge, rng) for _ in range(wanted)]
         parents = [candidate.architecture for candidate in best(self.scored, PARENTS, self.problem.front)]
         found: dict[Architecture, None] = {}
         for _ in range(_ROUNDS_OF_CHILDREN):
             children = [child for child in breed(self.problem, parents, 2 * wanted, rng) if child not in self.known]
-            verdicts = self.problem.judge(children)
+            verdicts = judge(children)
             found |= {child: None for child, verdict in zip(children, verdicts, strict=True) if verdict.fits}
             if len(found) >= wanted:
                 break
         # nothing new nearby: a fresh start somewhere else
-        return list(found)[:wanted] or [sample_fitting(self.problem, rng)]
+        return list(found)[:wanted] or [sample_fitting(self.problem, judge, rng)]
 
 
 class Uniform:
@@ -56,7 +57,7 @@ class Uniform:
     def observe(self, candidates: Sequence[Candidate]) -> None:
         """Nothing to learn."""
 
-    def propose(self, rng: random.Random) -> list[Architecture]:
+    def propose(self, rng: random.Random, judge: Verdicts) -> list[Architecture]:  # noqa: ARG002
         return [self.space.sample(rng) for _ in range(self.batch)]
 
 

@@ -1,7 +1,4 @@
-"""Optuna's samplers by name: they propose from an in-memory study; what is durable is written elsewhere.
-
-A sampler is made anew for each proposal, seeded from the random numbers handed in, so that nothing hides in it.
-"""
+"""Optuna's samplers by name: they propose from an in-memory study; what is durable is written elsewhere."""
 
 import logging
 import random
@@ -10,11 +7,11 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.search.contracts import FEASIBLE, INFEASIBLE, Candidate, Problem
+from mvig_nas.search.contracts import FEASIBLE, INFEASIBLE, Candidate, Problem, Verdicts
 from mvig_nas.search_space import SearchSpace, Value
 
 NAMES = ("tpe", "nsga2", "gp")
@@ -22,15 +19,19 @@ NSGA2_POPULATION = 20  # Optuna's 50 is a single generation at 50 evaluations
 
 
 class OptunaSampler:
-    """One of Optuna's samplers, by name: `tpe`, `nsga2` or `gp`.
+    """One of Optuna's samplers, by name: `tpe`, `nsga2` or `gp`; or any sampler object of Optuna's.
+
+    A named one is made anew for each proposal, seeded from the random numbers handed in, so that nothing hides in it.
 
     Rejected candidates are told with their violated constraints: to TPE as pruned trials, which have no value; to the
     others, which read complete trials only, with the lowest score so far.
     """
 
-    def __init__(self, problem: Problem, name: str) -> None:
+    def __init__(self, problem: Problem, sampler: str | BaseSampler) -> None:
         self.problem = problem
-        self.name = name
+        self.sampler = sampler
+        self.reads_pruned = sampler == "tpe" or isinstance(sampler, TPESampler)
+        self.generations = NSGAIISampler(population_size=NSGA2_POPULATION) if sampler == "nsga2" else sampler
         self.distributions = _distributions(problem.space)
         logging.getLogger("optuna").setLevel(logging.WARNING)
         self.study = optuna.create_study(directions=["maximize", "minimize"] if problem.front else ["maximize"])
@@ -44,7 +45,7 @@ class OptunaSampler:
             elif candidate.state == INFEASIBLE:
                 self._tell_rejected(candidate)
 
-    def propose(self, rng: random.Random) -> list[Architecture]:
+    def propose(self, rng: random.Random, judge: Verdicts) -> list[Architecture]:  # noqa: ARG002
         if not self.distributions:
             return [self.problem.anchor]
         trials = []
@@ -58,10 +59,12 @@ class OptunaSampler:
 
     def _sampler(self, seed: int) -> BaseSampler:
         sampler: BaseSampler
-        if self.name == "tpe":
+        if isinstance(self.sampler, BaseSampler):
+            sampler = self.sampler
+        elif self.sampler == "tpe":
             # with constant_liar, proposals of one turn keep apart
             sampler = TPESampler(seed=seed, constant_liar=self.problem.batch > 1)
-        elif self.name == "nsga2":
+        elif self.sampler == "nsga2":
             sampler = NSGAIISampler(seed=seed, population_size=NSGA2_POPULATION)
         else:
             sampler = GPSampler(seed=seed)
@@ -74,26 +77,25 @@ class OptunaSampler:
         self._add(candidate, TrialState.COMPLETE, values)
 
     def _tell_rejected(self, candidate: Candidate) -> None:
-        if self.name == "tpe":
+        if self.reads_pruned:
             self._add(candidate, TrialState.PRUNED, None)
         elif self.lowest:
             self._add(candidate, TrialState.COMPLETE, self.lowest)
 
     def _add(self, candidate: Candidate, state: TrialState, values: Sequence[float] | None) -> None:
         parameters = self._parameters(candidate.architecture)
-        if self.name == "nsga2":
+        if isinstance(self.generations, BaseGASampler):
             # only a running trial is given its generation
             self.study.enqueue_trial(parameters)
             trial = self.study.ask(self.distributions)
             running = self.study.get_trials(deepcopy=False)[trial.number]
-            sampler = NSGAIISampler(population_size=NSGA2_POPULATION)
-            sampler.get_trial_generation(self.study, running)
+            self.generations.get_trial_generation(self.study, running)
             for name, excess in candidate.violations.items():
                 trial.set_constraint(name, excess)
             self.study.tell(trial, values)
             self.complete += 1
             # parents stand in another order the first time they are asked for, which must not be when proposing
-            sampler.get_parent_population(self.study, self.complete // NSGA2_POPULATION)
+            self.generations.get_parent_population(self.study, self.complete // (self.generations.population_size or 1))
             return
         self.study.add_trial(
             optuna.trial.create_trial(

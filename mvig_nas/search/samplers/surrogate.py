@@ -14,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.search.contracts import Candidate, FloatArray, Problem, sample_fitting
+from mvig_nas.search.contracts import Candidate, FloatArray, Problem, Verdicts, sample_fitting
 from mvig_nas.search.samplers.gaussian_process import (
     Features,
     GaussianProcess,
@@ -103,14 +103,14 @@ class Surrogate:
         self.scored.extend(scored)
         self.levels = np.concatenate([self.levels, self.features.levels([c.architecture for c in scored])])
 
-    def propose(self, rng: random.Random) -> list[Architecture]:
+    def propose(self, rng: random.Random, judge: Verdicts) -> list[Architecture]:
         # The matrices are small: a second thread costs more than it brings, and makes sums differ in their last bits.
         with threadpool_limits(limits=1):
-            return self._propose(rng)
+            return self._propose(rng, judge)
 
-    def _propose(self, rng: random.Random) -> list[Architecture]:
+    def _propose(self, rng: random.Random, judge: Verdicts) -> list[Architecture]:
         if len(self.scored) < START or not self.features.names:
-            return self._drawn(rng)
+            return self._drawn(rng, judge)
         scores = np.array([candidate.score for candidate in self.scored], dtype=np.float64)
         model = GaussianProcess(self.features, self.levels, scores, self._hyperparameters(scores))
         at_most_ms = self._latency_cap_ms(rng)
@@ -118,14 +118,14 @@ class Surrogate:
         # the model's own opinion of them, since a lucky score is no better than its neighbours
         incumbent = float(model.mean(self.levels[within]).max())
         best = np.array(within)[np.argsort(-scores[within], kind="stable")[:PARENTS]]
-        finalists = self._breed(self.levels[best], model, incumbent, at_most_ms, rng)
+        finalists = self._breed(self.levels[best], model, incumbent, at_most_ms=at_most_ms, rng=rng, judge=judge)
         if not finalists:
-            return self._drawn(rng)
+            return self._drawn(rng, judge)
         count = max(self.problem.batch, min(LARGEST_BATCH, len(self.scored) // EVALUATIONS_PER_PROPOSAL))
         return self._batch(model, finalists, incumbent, count)
 
-    def _drawn(self, rng: random.Random) -> list[Architecture]:
-        return [sample_fitting(self.problem, rng) for _ in range(self.problem.batch)]
+    def _drawn(self, rng: random.Random, judge: Verdicts) -> list[Architecture]:
+        return [sample_fitting(self.problem, judge, rng) for _ in range(self.problem.batch)]
 
     def _hyperparameters(self, scores: FloatArray) -> Hyperparameters:
         """Fitted to the first so many scores, in growing steps: the same whenever the search was resumed."""
@@ -143,7 +143,14 @@ class Surrogate:
         return math.exp(rng.uniform(math.log(min(latencies_ms)), math.log(max(latencies_ms))))
 
     def _breed(
-        self, parents: Levels, model: GaussianProcess, incumbent: float, at_most_ms: float, rng: random.Random
+        self,
+        parents: Levels,
+        model: GaussianProcess,
+        incumbent: float,
+        *,
+        at_most_ms: float,
+        rng: random.Random,
+        judge: Verdicts,
     ) -> list[Architecture]:
         """Children that fit, best first, from generations bred by the model's opinion alone."""
         generator = np.random.default_rng(rng.getrandbits(64))
@@ -159,7 +166,7 @@ class Surrogate:
                     fresh.setdefault(child, float(improvement[index]))
                 if len(fresh) == JUDGED:
                     break
-            verdicts = self.problem.judge(list(fresh))
+            verdicts = judge(list(fresh))
             for (child, value), verdict in zip(fresh.items(), verdicts, strict=True):
                 if verdict.fits and verdict.latency_ms <= at_most_ms:
                     rank[child] = value

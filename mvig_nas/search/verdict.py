@@ -1,14 +1,73 @@
-"""What a space can reach: an architecture that fits a budget, or the least that the budget would have to be."""
+"""Whether architectures fit a budget, and one of a space that does, or the least that the budget would have to be."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from mvig_nas.architecture import Architecture
+from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search.contracts import Judge
+from mvig_nas.search.contracts import Costs, Latency, Verdict
 from mvig_nas.search_space import SearchSpace
 
 _STEPS = 50
+
+# Budget's name for a limit -> Totals' name for the cost
+_TOTAL_OF = {
+    "parameters": "parameters",
+    "macs": "macs",
+    "memory_bytes": "peak_activation_bytes",
+    "weight_bytes": "weight_bytes",
+}
+
+
+class Judge:
+    """Holds architectures against a budget, in batches; one for each turn of a search, which remembers what it saw."""
+
+    def __init__(self, latency: Latency, costs: Costs, budget: Budget) -> None:
+        self.latency = latency
+        self.costs = costs
+        self.budget = budget
+        self._limits = budget.limits
+        self._needs_totals = any(name in _TOTAL_OF for name in self._limits)
+        self._seen: dict[Architecture, Verdict] = {}
+
+    @property
+    def screened(self) -> int:
+        """How many different architectures were judged."""
+        return len(self._seen)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[Verdict]:
+        """A verdict for each architecture.
+
+        Raises:
+            MvigNasError: a predicted latency is not a positive finite number.
+        """
+        new = [a for a in dict.fromkeys(architectures) if a not in self._seen]
+        if new:
+            latencies_ms = np.asarray(self.latency.predict_ms(new), dtype=np.float64)
+            held_ms = latencies_ms
+            if self.budget.confidence is not None:
+                held_ms = self.latency.interval_ms(new, 2 * self.budget.confidence - 1)[1]
+            for architecture, latency_ms, at_most_ms in zip(
+                new, latencies_ms.tolist(), np.asarray(held_ms).tolist(), strict=True
+            ):
+                self._seen[architecture] = self._verdict(architecture, latency_ms, at_most_ms)
+        return [self._seen[architecture] for architecture in architectures]
+
+    def _verdict(self, architecture: Architecture, latency_ms: float, at_most_ms: float) -> Verdict:
+        if not (math.isfinite(latency_ms) and latency_ms > 0 and math.isfinite(at_most_ms)):
+            raise MvigNasError(
+                f"a predicted latency must be a positive number of milliseconds, got {latency_ms} for architecture "
+                f"{architecture.fingerprint}; check the predictor."
+            )
+        totals = self.costs(architecture) if self._needs_totals else None
+        violations = {
+            name: (at_most_ms if name == "latency_ms" else getattr(totals, _TOTAL_OF[name])) / limit - 1.0
+            for name, limit in self._limits.items()
+        }
+        return Verdict(latency_ms, violations, totals)
 
 
 def attainable(space: SearchSpace, judge: Judge) -> Architecture:
