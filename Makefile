@@ -22,7 +22,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 predictors: $(READY)
-	$(BIN)/python -m mvig_nas.latency.fit_published
+	$(BIN)/python -m mvig_nas.latency.published
 
 wheel: $(READY)
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .

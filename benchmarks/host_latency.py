@@ -24,11 +24,10 @@ import numpy as np
 from mvig_nas import device_log, shipped
 from mvig_nas.architecture import Architecture, preset
 from mvig_nas.files import save
-from mvig_nas.latency import LatencyPredictor, fit_device, network_features
-from mvig_nas.latency.baselines import BASELINES
+from mvig_nas.latency import LatencyPredictor, fit_device
 from mvig_nas.latency.card import evaluate, evaluation_lines, plain, rows_of
-from mvig_nas.latency.cross_validation import COVERAGE, OWN, Rows, family_folds, figures
-from mvig_nas.latency.evaluation import HeldOut
+from mvig_nas.latency.held_out import BASELINES, OWN, HeldOut, answers_of_fit, family_folds, figures
+from mvig_nas.latency.rows import Rows
 from mvig_nas.latency.selection import most_telling, uncertainty
 from mvig_nas.measure import Settings, Target, TorchCpu, measure, timm_target
 from mvig_nas.plots import figure_axes, png
@@ -51,7 +50,7 @@ COLORS = {SCRATCH: "#9fb0c3", PHONE: "#00798c", KIN: "#d1495b"}
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to learn from, by place, and rows to be predicted."""
+    """Rows to learn from, by position, and rows to be predicted."""
 
     rows: Rows
     pool: list[int]
@@ -96,19 +95,16 @@ def _show(state: Any) -> None:
 def split(log: Path) -> Split:
     """The log's rows, those of the test draw apart; the pool in the order drawn, the spaces taking turns."""
     rows = rows_of(device_log.read(log))
-    place_of = {label: place for place, label in enumerate(rows.labels)}
+    row_of = {label: row for row, label in enumerate(rows.networks)}
     pool = drawn(POOL_SEED, POOL)
     turns = [pool[space * POOL + turn] for turn in range(POOL) for space in range(len(SPACES))]
-    test = [place_of[each.fingerprint] for each in drawn(TEST_SEED, TEST)]
-    return Split(rows, [place_of[each.fingerprint] for each in turns], test)
+    test = [row_of[each.fingerprint] for each in drawn(TEST_SEED, TEST)]
+    return Split(rows, [row_of[each.fingerprint] for each in turns], test)
 
 
 def predicted(rows: Rows, train: Sequence[int], test: Sequence[int], start: LatencyPredictor | None) -> HeldOut:
     """Answers of a fit to `train` for `test`."""
-    networks, latencies_ms = rows.pick(train)
-    strangers, _ = rows.pick(test)
-    fitted = fit_device(networks, latencies_ms, rows.group, start=start).predictor
-    return HeldOut(fitted.predict_ms(strangers), *fitted.interval_ms(strangers, COVERAGE))
+    return answers_of_fit(rows.pick(train), rows.pick(test), start, seed=0)
 
 
 def fixed_split(data: Split) -> tuple[dict[str, Any], HeldOut]:
@@ -117,14 +113,13 @@ def fixed_split(data: Split) -> tuple[dict[str, Any], HeldOut]:
     train = data.pool[: TRAIN * len(SPACES)]
     own = predicted(data.rows, train, data.test, None)
     found = {f"{OWN}, 150 uniform": figures(measured, own)}
-    telling = [data.pool[place] for place in order(data, None)[: len(train)]]
+    telling = [data.pool[index] for index in order(data, None)[: len(train)]]
     found[f"{OWN}, 150 most telling"] = figures(measured, predicted(data.rows, telling, data.test, None))
     found[f"{OWN}, 150 uniform, from {PHONE}"] = figures(measured, predicted(data.rows, train, data.test, phone()))
-    networks, latencies_ms = data.rows.pick(train)
-    strangers, _ = data.rows.pick(data.test)
+    known, strangers = data.rows.pick(train), data.rows.pick(data.test)
     for name, baseline in BASELINES.items():
-        answer = baseline().fit(networks, latencies_ms).predict_ms(strangers)
-        found[f"{name}, 150 uniform"] = figures(measured, HeldOut(answer, *np.full((2, len(answer)), np.nan)))
+        answer = baseline().fit(known.kernels, known.latencies_ms).predict_ms(strangers.kernels)
+        found[f"{name}, 150 uniform"] = figures(measured, HeldOut.without_interval(answer))
     return found, own
 
 
@@ -134,9 +129,8 @@ def phone() -> LatencyPredictor:
 
 
 def order(data: Split, start: LatencyPredictor | None) -> list[int]:
-    """Places in the pool, the most telling first."""
-    networks, _ = data.rows.pick(data.pool)
-    return most_telling(uncertainty(network_features(networks), start), len(data.pool))
+    """Positions in the pool, the most telling first."""
+    return most_telling(uncertainty(data.rows.pick(data.pool).features, start), len(data.pool))
 
 
 def curve(data: Split, kin: LatencyPredictor) -> list[dict[str, Any]]:
@@ -145,7 +139,7 @@ def curve(data: Split, kin: LatencyPredictor) -> list[dict[str, Any]]:
     measured = data.rows.latencies_ms[data.test]
     shuffled = [random.Random(seed).sample(data.pool, len(data.pool)) for seed in range(DRAWS)]
     for name, start in ((SCRATCH, None), (PHONE, phone()), (KIN, kin)):
-        telling = [data.pool[place] for place in order(data, start)]
+        telling = [data.pool[index] for index in order(data, start)]
         for size in SIZES:
             for how, lists in (("uniform", shuffled), ("telling", [telling])):
                 answers = [predicted(data.rows, each[:size], data.test, start) for each in lists]
@@ -186,10 +180,12 @@ def report(out: Path) -> None:
     save(out / "timm.md", "# timm models on this CPU\n\n" + "\n".join(evaluation_lines(evaluation)) + "\n")
     save(out / "timm_calibration.png", calibration_png(timm_rows.latencies_ms, answers, HOST))
     print((out / "timm.md").read_text(), flush=True)
-    networks, latencies_ms = timm_rows.pick(range(len(timm_rows.labels)))
-    fitted = fit_device(networks, latencies_ms, timm_rows.group, families=timm_rows.families).predictor
-    strangers, measured = data.rows.pick(data.test)
-    alien = HeldOut(fitted.predict_ms(strangers), *fitted.interval_ms(strangers, COVERAGE))
+    fitted = fit_device(
+        timm_rows.kernels, timm_rows.latencies_ms, timm_rows.group, families=timm_rows.families
+    ).predictor
+    strangers = data.rows.pick(data.test)
+    measured = strangers.latencies_ms
+    alien = answers_of_fit(timm_rows, strangers, None, seed=0)
     values = {
         "150 architectures, 60 others": fixed,
         "timm, a family left out": evaluation["figures"],

@@ -8,14 +8,15 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -23,20 +24,19 @@ from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import SVR
 
-from mvig_nas.latency.evaluation import Errors, HeldOut, choose, errors, fit, leave_out
 from mvig_nas.latency.features import FEATURES, PRIOR_MS, SHARES, FloatArray
-from mvig_nas.latency.published import DEVICES, BoolArray, Measurements, read_published
-from mvig_nas.latency.rows import chip_of, device_of
+from mvig_nas.latency.held_out import KNOWN, UNKNOWN, HeldOut, figures, hold_out_pooled, leave_out, parts_of
+from mvig_nas.latency.predictor import LatencyPredictor
+from mvig_nas.latency.published import DEVICES, read_published
+from mvig_nas.latency.rows import Rows, chip_of, device_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CANDIDATES = [{"cost_spread": cost, "chip_spread": chip} for cost, chip in product((3.0, 6.0), (0.1, 0.2))]
 SHRINK = 2.0  # rows of pretended agreement before a laboratory gets a factor of its own
-Model = Callable[
-    [Measurements, Measurements], FloatArray
-]  # training rows, rows to predict -> log ms without laboratory
+Model = Callable[[Rows, Rows], FloatArray]  # training rows, rows to predict -> log ms without laboratory
 
 
-def log_classes(rows: Measurements) -> FloatArray:
+def log_classes(rows: Rows) -> FloatArray:
     """Nominal milliseconds of each class of kernels in log, the chip, and the total: for the general learners."""
     prior = np.array([PRIOR_MS[name] for name in FEATURES])
     classes = [sum(rows.features[:, FEATURES.index(name)] * PRIOR_MS[name] for name in names) for names in SHARES]
@@ -47,7 +47,7 @@ def log_classes(rows: Measurements) -> FloatArray:
 def general(make: Callable[[], Any], *, weighted: bool = True) -> Model:
     """A scikit-learn regressor on standardised `log_classes`."""
 
-    def predict(train: Measurements, test: Measurements) -> FloatArray:
+    def predict(train: Rows, test: Rows) -> FloatArray:
         inputs, centre = log_classes(train), log_classes(train).mean(axis=0)
         scale = inputs.std(axis=0) + 1e-6
         options = {"sample_weight": train.weights} if weighted else {}
@@ -57,7 +57,7 @@ def general(make: Callable[[], Any], *, weighted: bool = True) -> Model:
     return predict
 
 
-def op_sums(train: Measurements, test: Measurements) -> FloatArray:
+def op_sums(train: Rows, test: Rows) -> FloatArray:
     """Non-negative least squares on relative errors over the sums of features, one set of costs."""
     scale = np.sqrt(train.weights) / train.latencies_ms
     columns = np.column_stack([np.ones(len(train.features)), train.features])
@@ -68,15 +68,12 @@ def op_sums(train: Measurements, test: Measurements) -> FloatArray:
 def with_laboratories(model: Model) -> Model:
     """Three rounds of model and shrunk laboratory factors, both from training rows only."""
 
-    def predict(train: Measurements, test: Measurements) -> FloatArray:
+    def predict(train: Rows, test: Rows) -> FloatArray:
         labels = sorted(set(train.groups))
         factor = dict.fromkeys(labels, 0.0)
         for _ in range(3):
             offsets = np.array([factor[group] for group in train.groups])
-            levelled = Measurements(
-                train.networks, train.families, train.groups, train.latencies_ms / np.exp(offsets), train.weights,
-                train.features,
-            )  # fmt: skip
+            levelled = replace(train, latencies_ms=train.latencies_ms / np.exp(offsets))
             residual = np.log(train.latencies_ms) - model(levelled, train)
             for label in labels:
                 own = np.array([group == label for group in train.groups])
@@ -107,13 +104,50 @@ GENERAL: dict[str, Model] = {
 }
 
 
-def leave_families_out(rows: Measurements, model: Model) -> HeldOut:
+def leave_families_out(rows: Rows, model: Model) -> HeldOut:
     """Out-of-fold milliseconds of a model without intervals."""
-    predicted = np.zeros(len(rows.families))
-    for family in sorted(set(rows.families)):
-        out = np.array([name == family for name in rows.families])
-        predicted[out] = np.exp(model(rows.where(~out), rows.where(out)))
-    return HeldOut(predicted, predicted, predicted)
+
+    def answer(train: Rows, test: Rows) -> dict[str, HeldOut]:
+        return {"model": HeldOut.without_interval(np.exp(model(train, test)))}
+
+    return leave_out(rows, parts_of(rows.families), answer)["model"]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Relative errors as fractions of the measurement, rank correlation, and the share of rows inside the interval."""
+
+    measurements: int
+    median_error: float
+    mean_error: float
+    spearman: float
+    coverage: float
+
+
+def errors(rows: Rows, held_out: HeldOut, mask: NDArray[np.bool_] | None = None) -> Errors:
+    """The figures of `held_out` that this comparison shows, over the rows of `mask`, or all."""
+    keep = np.ones(len(rows.latencies_ms), dtype=bool) if mask is None else mask
+    found = figures(rows.latencies_ms[keep], held_out.pick(keep))
+    coverage = found.get("interval_coverage_80", float("nan"))
+    return Errors(int(keep.sum()), found["median_error"], found["mape"], found["spearman"], coverage)
+
+
+def choose(rows: Rows, candidates: Sequence[Mapping[str, float]], folds: int = 3) -> Mapping[str, float]:
+    """The hyperparameters with the smallest mean error in log t over families left out, `folds` groups of them."""
+    names = sorted(set(rows.families), key=lambda name: (-rows.families.count(name), name))
+    fold_of = {name: str(index % folds) for index, name in enumerate(names)}
+    parts = parts_of([fold_of[name] for name in rows.families])
+
+    def loss(candidate: Mapping[str, float]) -> float:
+        known = hold_out_pooled(rows, parts, lambda train: fit(train, candidate, bags=2, calibration_folds=0))[KNOWN]
+        return float(np.average(np.abs(np.log(known.predicted_ms / rows.latencies_ms)), weights=rows.weights))
+
+    return min(candidates, key=loss)
+
+
+def fit(rows: Rows, candidate: Mapping[str, float], **options: int) -> LatencyPredictor:
+    """A predictor of these hyperparameters, fitted to the rows; aim it with `for_device`."""
+    return LatencyPredictor(device=device_of(rows.groups[0]), **candidate, **options).fit_rows(rows)
 
 
 def main(out: Path) -> None:
@@ -132,21 +166,23 @@ def main(out: Path) -> None:
         add(name, leave_families_out(rows, with_laboratories(model)), False)
     chosen: list[str] = []
 
-    def nested(train: Measurements) -> Any:
+    def nested(train: Rows) -> Any:
         best = choose(train, CANDIDATES)
         chosen.append(json.dumps(best))
         return fit(train, best)
 
-    families = rows.families
-    once, _ = leave_out(rows, families, lambda train: fit(train, {}, bags=1, calibration_folds=0))
+    parts = parts_of(rows.families)
+    once = hold_out_pooled(rows, parts, lambda train: fit(train, {}, bags=1, calibration_folds=0))[KNOWN]
     add("physics + GP, one bag", once, False)
-    known, unknown = leave_out(rows, families, nested)
+    by_family = hold_out_pooled(rows, parts, nested)
+    known, unknown = by_family[KNOWN], by_family[UNKNOWN]
     add("physics + GP, bagged, chosen in the folds (shipped)", known, True)
     add("... laboratory unknown", unknown, True)
     trees = leave_families_out(rows, with_laboratories(GENERAL["extremely random trees"]))
     blend = known.predicted_ms**0.8 * trees.predicted_ms**0.2
-    add("shipped x 0.8 + random trees x 0.2 (in log)", HeldOut(blend, blend, blend), False)
-    _, other_laboratory = leave_out(rows, rows.groups, lambda train: fit(train, CANDIDATES[-1]))
+    add("shipped x 0.8 + random trees x 0.2 (in log)", HeldOut.without_interval(blend), False)
+    by_group = hold_out_pooled(rows, parts_of(rows.groups), lambda train: fit(train, CANDIDATES[-1]))
+    other_laboratory = by_group[UNKNOWN]
     add("... a whole laboratory left out", other_laboratory, True)
 
     write_comparison(out, table)
@@ -164,7 +200,7 @@ def main(out: Path) -> None:
     print(json.dumps(summary), f"{time.perf_counter() - start:.0f} s")
 
 
-def error_figures(rows: Measurements, known: HeldOut, unknown: HeldOut) -> dict[str, dict[str, float]]:
+def error_figures(rows: Rows, known: HeldOut, unknown: HeldOut) -> dict[str, dict[str, float]]:
     """Per device: errors on its own rows, and over all rows."""
     devices = np.array([device_of(group) for group in rows.groups])
     overall = errors(rows, known)
@@ -201,7 +237,7 @@ def write_comparison(out: Path, table: Sequence[tuple[str, Errors, Errors, bool]
     (out / "comparison.md").write_text("\n".join(markdown) + "\n")
 
 
-def write_rows(out: Path, rows: Measurements, known: HeldOut, unknown: HeldOut) -> None:
+def write_rows(out: Path, rows: Rows, known: HeldOut, unknown: HeldOut) -> None:
     """Every row's out-of-fold answer."""
     with (out / "out_of_fold.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -209,15 +245,15 @@ def write_rows(out: Path, rows: Measurements, known: HeldOut, unknown: HeldOut) 
             ["network", "family", "group", "published_ms", "predicted_ms", "lower80_ms", "upper80_ms",
              "predicted_unknown_laboratory_ms"]
         )  # fmt: skip
-        for place, network in enumerate(rows.networks):
+        for row, network in enumerate(rows.networks):
             numbers = (known.predicted_ms, known.lower_ms, known.upper_ms, unknown.predicted_ms)
             writer.writerow(
-                [network, rows.families[place], rows.groups[place], rows.latencies_ms[place]]
-                + [f"{values[place]:.3f}" for values in numbers]
+                [network, rows.families[row], rows.groups[row], rows.latencies_ms[row]]
+                + [f"{values[row]:.3f}" for values in numbers]
             )
 
 
-def write_families(out: Path, rows: Measurements, held_out: HeldOut) -> None:
+def write_families(out: Path, rows: Rows, held_out: HeldOut) -> None:
     """Errors by family, laboratory and device, worst first."""
     labels = {
         "family": np.array(rows.families),
@@ -235,7 +271,7 @@ def write_families(out: Path, rows: Measurements, held_out: HeldOut) -> None:
                 writer.writerow([kind, name, *numbers, f"{np.median(signed[names == name]):.4g}"])
 
 
-def plot(path: Path, rows: Measurements, held_out: HeldOut) -> None:
+def plot(path: Path, rows: Rows, held_out: HeldOut) -> None:
     """Predicted against published, the 12 % band shaded, MobileViG on top."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -246,9 +282,9 @@ def plot(path: Path, rows: Measurements, held_out: HeldOut) -> None:
     axes.plot(ends, ends, color="0.5", lw=0.8)
     families = np.array(rows.families)
     names = sorted(set(families) - {"MobileViG"})
-    for place, name in enumerate(names):
-        own: BoolArray = families == name
-        colour = plt.get_cmap("nipy_spectral")(place / len(names))
+    for index, name in enumerate(names):
+        own: NDArray[np.bool_] = families == name
+        colour = plt.get_cmap("nipy_spectral")(index / len(names))
         axes.scatter(rows.latencies_ms[own], held_out.predicted_ms[own], s=12, color=colour, label=name, alpha=0.8)
     own = families == "MobileViG"
     axes.scatter(

@@ -18,7 +18,7 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
     from mvig_nas import kernels
     from mvig_nas.cli.inputs import load_architecture, load_latency
     from mvig_nas.cli.output import count, interval, print_json, print_table, size
-    from mvig_nas.cli.published_rows import published_latencies
+    from mvig_nas.latency.published import published_latencies
     from mvig_nas.report import outside_note
 
     network = load_architecture(architecture)

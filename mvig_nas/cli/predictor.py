@@ -40,7 +40,7 @@ def fit(logs: tuple[Path, ...], out: Path, start_from: str | None, k_fold: int, 
     from mvig_nas.cli.output import print_json
     from mvig_nas.errors import MvigNasError
     from mvig_nas.latency.card import card, evaluate, plain, rows_of, wild_rows, write_card
-    from mvig_nas.latency.cross_validation import OWN, folds
+    from mvig_nas.latency.held_out import OWN, folds
     from mvig_nas.latency.predictor import fit_device
 
     if (out / "predictor.json").exists():
@@ -48,7 +48,7 @@ def fit(logs: tuple[Path, ...], out: Path, start_from: str | None, k_fold: int, 
     log = _read(logs)
     rows = rows_of(log)
     start = _start(start_from)
-    fitted = fit_device(rows.networks, rows.latencies_ms, rows.group, start=start, families=rows.families, seed=seed)
+    fitted = fit_device(rows.kernels, rows.latencies_ms, rows.group, start=start, families=rows.families, seed=seed)
     evaluation, _ = evaluate(rows, folds(rows, k_fold, seed), start, seed=seed, how=f"{k_fold}-fold")
     values = card(log, fitted, evaluation)
     own = evaluation["figures"][OWN]
@@ -101,7 +101,7 @@ def evaluate(
     """Cross-validate a fit to the rows of LOGs, beside a look-up table and a support vector machine."""
     from mvig_nas.cli.output import print_json
     from mvig_nas.latency import card
-    from mvig_nas.latency.cross_validation import family_folds, folds
+    from mvig_nas.latency.held_out import family_folds, folds
 
     log = _read(logs)
     rows = card.rows_of(log)

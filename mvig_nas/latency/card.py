@@ -15,11 +15,19 @@ from mvig_nas import __version__
 from mvig_nas.device_log import DeviceLog
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
-from mvig_nas.latency.cross_validation import OWN, Places, Rows, errors_by_range, false_accepts, figures, hold_out
-from mvig_nas.latency.cross_validation import learning_curve as curve_of
-from mvig_nas.latency.evaluation import HeldOut
-from mvig_nas.latency.log_networks import families, log_networks
+from mvig_nas.latency.held_out import (
+    OWN,
+    HeldOut,
+    Positions,
+    errors_by_range,
+    false_accepts,
+    figures,
+    hold_out,
+    learning_curve,
+)
 from mvig_nas.latency.predictor import Fitted, LatencyPredictor
+from mvig_nas.latency.published import families, log_networks
+from mvig_nas.latency.rows import Rows
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "timm", "torch")
@@ -32,13 +40,17 @@ def rows_of(log: DeviceLog, cache: Path | None = None) -> Rows:
         MvigNasError: the log holds rows of several devices, or a network whose kernels are unknown.
     """
     group = log.device_key.group
-    networks = log_networks(log, cache)
-    kin = families([row.network for row in log.rows])
-    return Rows(networks, log.latencies_ms, tuple(row.network_label for row in log.rows), tuple(kin), group)
+    return Rows.of_one_device(
+        log_networks(log, cache),
+        log.latencies_ms,
+        [row.network_label for row in log.rows],
+        families([row.network for row in log.rows]),
+        group,
+    )
 
 
 def evaluate(
-    rows: Rows, parts: Sequence[Places], start: LatencyPredictor | None, *, seed: int, how: str
+    rows: Rows, parts: Sequence[Positions], start: LatencyPredictor | None, *, seed: int, how: str
 ) -> tuple[dict[str, Any], HeldOut]:
     """Every figure of a cross-validation, ready for JSON, and our answers for the rows."""
     answers = hold_out(rows, parts, start, seed)
@@ -50,11 +62,11 @@ def evaluate(
         "figures": {name: figures(rows.latencies_ms, answer) for name, answer in answers.items()},
         "false_accepts": false_accepts(rows.latencies_ms, own),
         "by_latency": errors_by_range(rows.latencies_ms, own),
-        "learning_curve": curve_of(rows, start, seed),
+        "learning_curve": learning_curve(rows, start, seed),
     }
     if how == "leave one family out":
         values["by_family"] = {
-            rows.families[part[0]]: figures(rows.latencies_ms[part], _where(own, part)) for part in parts
+            rows.families[part[0]]: figures(rows.latencies_ms[part], own.pick(part)) for part in parts
         }
     return values, own
 
@@ -85,13 +97,13 @@ def wild_rows(log: DeviceLog, fitted: Fitted) -> list[dict[str, Any]]:
     """Rows that do not fit the others, with their file and line."""
     return [
         {
-            "place": log.places[place],
-            "network": log.rows[place].network_label,
-            "latency_ms": log.rows[place].latency_ms,
-            "expected_ms": float(fitted.left_out_ms[place]),
-            "deviations": float(fitted.standard_errors[place]),
+            "place": log.places[row],
+            "network": log.rows[row].network_label,
+            "latency_ms": log.rows[row].latency_ms,
+            "expected_ms": float(fitted.left_out_ms[row]),
+            "deviations": float(fitted.standard_errors[row]),
         }
-        for place in fitted.wild
+        for row in fitted.wild
     ]
 
 
@@ -232,7 +244,3 @@ def plain(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [plain(value) for value in values]
     return None if isinstance(values, float) and math.isnan(values) else values
-
-
-def _where(answers: HeldOut, places: Places) -> HeldOut:
-    return HeldOut(answers.predicted_ms[places], answers.lower_ms[places], answers.upper_ms[places])

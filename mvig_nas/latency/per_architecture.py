@@ -6,11 +6,12 @@ space, there are a few thousand of those. A network is then a short list of rows
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from mvig_nas import shipped
 from mvig_nas.architecture import Architecture, Stage
 from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, of, sections
 from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features
@@ -38,26 +39,26 @@ class BlockFeatures:
 
     def __init__(self, form: Form) -> None:
         self.form: Form = form
-        self._places: dict[_Block, int] = {}
+        self._columns: dict[_Block, int] = {}
         self._rows: list[FloatArray] = []
 
     def __call__(self, architectures: Sequence[Architecture]) -> FloatArray:
         """Features, shape (n, len(FEATURES))."""
-        places: list[int] = []
+        columns: list[int] = []
         counts: list[int] = []
         ends = [0]
         for architecture in architectures:
             for key, count in _blocks(architecture):
-                place = self._places.get(key)
-                if place is None:
-                    place = self._places[key] = len(self._rows)
+                column = self._columns.get(key)
+                if column is None:
+                    column = self._columns[key] = len(self._rows)
                     self._rows.append(self._features(key))
-                places.append(place)
+                columns.append(column)
                 counts.append(count)
-            ends.append(len(places))
+            ends.append(len(columns))
         if not self._rows:
             return np.zeros((0, len(FEATURES)))
-        amounts = csr_matrix((counts, places, ends), shape=(len(architectures), len(self._rows)))
+        amounts = csr_matrix((counts, columns, ends), shape=(len(architectures), len(self._rows)))
         features: FloatArray = np.asarray(amounts @ np.array(self._rows))
         return features
 
@@ -122,6 +123,15 @@ class ArchitectureLatency:
         self.predictor = predictor
         self.form: Form = form
         self.features = BlockFeatures(form)
+
+    @classmethod
+    def load(cls, device: str, form: Form = "exported") -> Self:
+        """The shipped predictor of a device, given by name, or a fitted predictor, given by its folder.
+
+        Raises:
+            MvigNasError: there is no such device or folder, or its predictor is damaged.
+        """
+        return cls(LatencyPredictor.load(shipped.predictor_folder(device)), form)
 
     def with_form(self, form: Form) -> "ArchitectureLatency":
         """The same predictor for another form of the network."""

@@ -17,7 +17,7 @@ from mvig_nas.kernels import Kernel
 from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features, network_features
 from mvig_nas.latency.own_device import OwnDeviceModel, StartPredictor, fit_own_device
 from mvig_nas.latency.pooled import PooledModel, PooledSettings, fit_pooled
-from mvig_nas.latency.rows import checked_rows
+from mvig_nas.latency.rows import Rows, checked_rows
 
 SCHEMA_VERSION = 1
 WILD = 4.0  # robust deviations, beyond which a row is reported
@@ -171,6 +171,12 @@ class LatencyPredictor:
         self.groups_ = self._model.groups
         self.errors_: dict[str, float] = {}
         return self
+
+    def fit_rows(self, rows: Rows) -> Self:
+        """`fit` to rows of several laboratories."""
+        return self.fit_from_features(
+            rows.features, rows.latencies_ms, rows.groups, weights=rows.weights, families=rows.families
+        )
 
     def predict_ms(self, networks: Sequence[Sequence[Kernel]], group: str | None = None) -> FloatArray:
         """Milliseconds, shape (n,). `group` names a laboratory whose constant factor is wanted."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, png
 
 if TYPE_CHECKING:
-    from mvig_nas.latency.evaluation import HeldOut
+    from mvig_nas.latency.held_out import HeldOut
     from mvig_nas.search import Study
     from mvig_nas.search.contracts import Candidate
 

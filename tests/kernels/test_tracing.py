@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import NETWORK_INPUT, Kernel, totals, trace
-from mvig_nas.latency.kernel_archive import load_kernels
+from mvig_nas.latency.published import load_kernels
 
 PUBLISHED = Path(__file__).parents[2] / "predictors" / "published"
 QUICK = (

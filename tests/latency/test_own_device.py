@@ -19,11 +19,12 @@ from mvig_nas.device_log import Device, DeviceLog, Measurement, Network, Package
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency import ArchitectureLatency, LatencyPredictor, fit_device, network_features
-from mvig_nas.latency.baselines import BASELINES
 from mvig_nas.latency.card import rows_of
-from mvig_nas.latency.cross_validation import (
+from mvig_nas.latency.features import FEATURES, FloatArray
+from mvig_nas.latency.held_out import (
+    BASELINES,
     OWN,
-    Rows,
+    HeldOut,
     errors_by_range,
     false_accepts,
     family_folds,
@@ -32,9 +33,8 @@ from mvig_nas.latency.cross_validation import (
     hold_out,
     learning_curve,
 )
-from mvig_nas.latency.evaluation import HeldOut
-from mvig_nas.latency.features import FEATURES, FloatArray
-from mvig_nas.latency.log_networks import families, log_networks
+from mvig_nas.latency.published import families, log_networks
+from mvig_nas.latency.rows import Rows
 from tests.strategies import SPACES
 
 GROUP = "synthetic 1 cpu-only@synthetic-core"
@@ -261,7 +261,7 @@ def test_strangers_are_outside(
 
 def rows_from(networks: Sequence[Sequence[Kernel]], latencies_ms: FloatArray, kin: Sequence[str] = ()) -> Rows:
     labels = tuple(str(place // 2) for place in range(len(networks)))
-    return Rows(networks, latencies_ms, labels, tuple(kin) or ("one",) * len(networks), GROUP)
+    return Rows.of_one_device(networks, latencies_ms, labels, tuple(kin) or ("one",) * len(networks), GROUP)
 
 
 def test_parts_keep_a_network_together(networks: list[tuple[Kernel, ...]], latencies_ms: FloatArray) -> None:
@@ -319,7 +319,9 @@ def test_baselines_learn(name: str, networks: list[tuple[Kernel, ...]]) -> None:
 
 def test_the_learning_curve_falls(networks: list[tuple[Kernel, ...]], phone: LatencyPredictor) -> None:
     measured_ms = noisy(synthetic_sibling_ms(networks[:30], phone))
-    rows = Rows(networks[:30], measured_ms, tuple(str(place) for place in range(30)), ("one",) * 30, GROUP)
+    rows = Rows.of_one_device(
+        networks[:30], measured_ms, tuple(str(place) for place in range(30)), ("one",) * 30, GROUP
+    )
     points = learning_curve(rows, phone, seed=0)
     assert [point["networks"] for point in points[::2]] == [5, 10, 20, 21]
     median = {(point["networks"], point["start"]): float(point["median_error"]) for point in points}

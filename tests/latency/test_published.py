@@ -8,30 +8,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.latency_published import choose
 from mvig_nas.architecture import preset
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel, of
-from mvig_nas.latency import LatencyPredictor, fit_published, network_features
-from mvig_nas.latency.evaluation import HeldOut, choose, errors, fit, leave_out
-from mvig_nas.latency.kernel_archive import load_kernels, save_kernels
-from mvig_nas.latency.published import DEVICES, Measurements, read_published
-from mvig_nas.latency.rows import device_of
+from mvig_nas.latency import LatencyPredictor, network_features, published
+from mvig_nas.latency.held_out import KNOWN, UNKNOWN, HeldOut, figures, hold_out_pooled, parts_of
+from mvig_nas.latency.published import DEVICES, load_kernels, read_published, save_kernels
+from mvig_nas.latency.rows import Rows, device_of
 
 SHIPPED = Path(__file__).parents[2] / "predictors"
 
 
 @pytest.fixture(scope="module")
-def rows() -> Measurements:
+def rows() -> Rows:
     return read_published(SHIPPED / "published")
 
 
 @pytest.fixture(scope="module")
-def few(rows: Measurements) -> Measurements:
+def few(rows: Rows) -> Rows:
     families = ("MobileNetV2", "RepViT", "ResNet", "MobileViG")
     return rows.where(np.array([family in families for family in rows.families]))
 
 
-def test_every_row_has_a_source_and_a_network(rows: Measurements) -> None:
+def test_every_row_has_a_source_and_a_network(rows: Rows) -> None:
     with (SHIPPED / "published" / "measurements.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert len(table) == len(rows.networks) >= 350
@@ -49,7 +49,7 @@ def test_published_mobilevig_is_the_reference_form(name: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_shipped_predictors_load_and_know_how_good_they_are(device: str, rows: Measurements) -> None:
+def test_shipped_predictors_load_and_know_how_good_they_are(device: str, rows: Rows) -> None:
     predictor = LatencyPredictor.load(SHIPPED / device)
     own = sum(device_of(group) == device for group in rows.groups)
     assert (predictor.device, predictor.measurements_[device]) == (device, own)
@@ -63,9 +63,9 @@ def test_shipped_predictors_load_and_know_how_good_they_are(device: str, rows: M
     assert np.all((lower > 0.2) & (lower < predicted) & (predicted < upper) & (upper < 500))
 
 
-def test_the_shipped_predictors_are_made_again_from_the_shipped_rows(rows: Measurements, tmp_path: Path) -> None:
+def test_the_shipped_predictors_are_made_again_from_the_shipped_rows(rows: Rows, tmp_path: Path) -> None:
     shutil.copytree(SHIPPED / "published", tmp_path / "published")
-    fit_published.main(tmp_path)
+    published.main(tmp_path)
     for device in DEVICES:
         ours, shipped = LatencyPredictor.load(tmp_path / device), LatencyPredictor.load(SHIPPED / device)
         np.testing.assert_allclose(
@@ -97,34 +97,34 @@ def test_the_archive_gives_back_what_it_took(tmp_path: Path) -> None:
     assert load_kernels(tmp_path / "kernels.npz") == networks
 
 
-def test_a_family_left_out_is_not_learned_from(few: Measurements) -> None:
-    def quick(train: Measurements) -> LatencyPredictor:
-        return fit(train, {}, bags=1, calibration_folds=0)
+def test_a_family_left_out_is_not_learned_from(few: Rows) -> None:
+    def quick(train: Rows) -> LatencyPredictor:
+        device = device_of(train.groups[0])
+        return LatencyPredictor(device=device, bags=1, calibration_folds=0).fit_rows(train)
 
-    known, unknown = leave_out(few, few.families, quick)
+    answers = hold_out_pooled(few, parts_of(few.families), quick)
+    known, unknown = answers[KNOWN], answers[UNKNOWN]
     out = np.array([family == "ResNet" for family in few.families])
     alone = quick(few.where(~out))
-    for place in np.flatnonzero(out)[:3]:
-        aimed, features = alone.for_device(device_of(few.groups[place])), few.features[place : place + 1]
-        assert known.predicted_ms[place] == aimed.predict_from_features_ms(features, few.groups[place])[0]
-        assert unknown.predicted_ms[place] == aimed.predict_from_features_ms(features)[0]
+    for row in np.flatnonzero(out)[:3]:
+        aimed, features = alone.for_device(device_of(few.groups[row])), few.features[row : row + 1]
+        assert known.predicted_ms[row] == aimed.predict_from_features_ms(features, few.groups[row])[0]
+        assert unknown.predicted_ms[row] == aimed.predict_from_features_ms(features)[0]
     changed = replace(few, latencies_ms=np.where(out, few.latencies_ms * 5, few.latencies_ms))
-    again, _ = leave_out(changed, changed.families, quick)
+    again = hold_out_pooled(changed, parts_of(changed.families), quick)[KNOWN]
     np.testing.assert_array_equal(again.predicted_ms[out], known.predicted_ms[out])
 
 
-def test_errors_by_hand(few: Measurements) -> None:
-    three = few.where(np.arange(len(few.networks)) < 3)
+def test_errors_by_hand() -> None:
     factors = np.array([1.1, 0.7, 1.0])
     measured = np.array([1.0, 2.0, 4.0])
-    rows = replace(three, latencies_ms=measured)
-    figures = errors(rows, HeldOut(measured * factors, measured * 0.9, measured * factors))
-    assert figures.median_error == pytest.approx(0.1)
-    assert figures.mean_error == pytest.approx((0.1 + 0.3) / 3)
-    assert (figures.spearman, figures.coverage, figures.measurements) == (pytest.approx(1.0), pytest.approx(2 / 3), 3)
+    found = figures(measured, HeldOut(measured * factors, measured * 0.9, measured * factors))
+    assert found["median_error"] == pytest.approx(0.1)
+    assert found["mape"] == pytest.approx((0.1 + 0.3) / 3)
+    assert (found["spearman"], found["interval_coverage_80"]) == (pytest.approx(1.0), pytest.approx(2 / 3))
 
 
-def test_choose_takes_the_better_candidate(few: Measurements) -> None:
+def test_choose_takes_the_better_candidate(few: Rows) -> None:
     absurd, sound = {"cost_spread": 1e-3}, {"cost_spread": 2.0}
     assert choose(few, [absurd, sound], folds=2) == sound
 
@@ -138,7 +138,7 @@ def test_a_broken_published_folder_is_refused(tmp_path: Path) -> None:
         read_published(tmp_path)
 
 
-def test_features_of_shipped_kernels_are_finite(rows: Measurements) -> None:
+def test_features_of_shipped_kernels_are_finite(rows: Rows) -> None:
     assert np.all(np.isfinite(rows.features))
     assert np.all(rows.features >= 0)
     assert network_features([of(preset("mobilevig_ti"))]).shape == rows.features[:1].shape
