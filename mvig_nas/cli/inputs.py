@@ -23,14 +23,10 @@ def load_space(name: str) -> SearchSpace:
 
 
 def load_latency(device: str) -> "ArchitectureLatency":
-    """A device's shipped predictor, or one from a folder, for the network as `export` writes it.
+    """`ArchitectureLatency.load`, for commands that do not call it yet."""
+    from mvig_nas.latency import ArchitectureLatency
 
-    Raises:
-        MvigNasError: no such device, or its predictor is damaged.
-    """
-    from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
-
-    return ArchitectureLatency(LatencyPredictor.load(shipped.predictor_folder(device)))
+    return ArchitectureLatency.load(device)
 
 
 def load_architecture(name: str) -> Architecture:

@@ -1,4 +1,4 @@
-"""`mvig-nas spaces` and `mvig-nas devices`: what ships, and how good it is."""
+"""`mvig-nas spaces` and `mvig-nas devices`: what ships with the package, and how good it is."""
 
 from typing import Any
 
@@ -11,12 +11,13 @@ from mvig_nas.cli.options import device_option, json_option
 @device_option()
 @json_option()
 def spaces(device: str, as_json: bool) -> None:
-    """List the search spaces, with the latency of their ends on a device."""
+    """List the shipped search spaces, with the predicted latency of their smallest and largest architectures."""
     from mvig_nas import kernels, shipped
-    from mvig_nas.cli.inputs import load_latency, load_space
+    from mvig_nas.cli.inputs import load_space
     from mvig_nas.cli.output import count, print_json, print_table
+    from mvig_nas.latency import ArchitectureLatency
 
-    latency = load_latency(device)
+    latency = ArchitectureLatency.load(device)
     found: list[dict[str, Any]] = []
     for name in shipped.space_names():
         space = load_space(name)

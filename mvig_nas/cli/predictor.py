@@ -13,23 +13,30 @@ if TYPE_CHECKING:
 
 _LOGS = click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="LOG...")
 _START = click.option(
-    "--start-from", metavar="NAME|FOLDER", help="Begin at a shipped phone's predictor, or at a fitted one."
+    "--start-from",
+    metavar="NAME|FOLDER",
+    help="Start the fit from this predictor: a shipped phone by name, or the folder of a fitted one. By default the "
+    "fit starts from what is known of any device.",
 )
 _FOLDS = click.option(
-    "--k-fold", type=click.IntRange(2), default=5, show_default=True, help="Parts, each predicted from the others."
+    "--k-fold",
+    type=click.IntRange(2),
+    default=5,
+    show_default=True,
+    help="Number of parts that the networks are dealt into; each part is predicted by a fit to the others.",
 )
 
 
 @click.group()
 def predictor() -> None:
-    """Fit a latency predictor to a device's log, say how good it is, show it."""
+    """Fit a latency predictor to the log of a device, evaluate it, or show it."""
 
 
 @predictor.command()
 @_LOGS
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="FOLDER",
-    help="A new folder, for --device of the other commands.",
+    help="Write the predictor and its card into this new folder; other commands take it as --device.",
 )  # fmt: skip
 @_START
 @_FOLDS
@@ -81,11 +88,11 @@ def fit(logs: tuple[Path, ...], out: Path, start_from: str | None, k_fold: int, 
 @_FOLDS
 @click.option(
     "--by", type=click.Choice(["network", "family"]), default="network", show_default=True,
-    help="Leave out parts of --k-fold, or a whole family of networks at a time.",
+    help="Leave out one part of --k-fold at a time, or one whole family of networks at a time.",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
-    help="Write evaluation.json, evaluation.md, calibration.png and learning_curve.png there.",
+    help="Write evaluation.json, evaluation.md, calibration.png and learning_curve.png into this folder.",
 )  # fmt: skip
 @seed_option()
 @json_option()
@@ -127,7 +134,7 @@ def evaluate(
 @click.argument("name", metavar="FOLDER|DEVICE")
 @json_option()
 def show(name: str, as_json: bool) -> None:
-    """Print a predictor's card: a fitted one's FOLDER, or a shipped DEVICE."""
+    """Print the card of a predictor, given by the FOLDER of a fitted one or by the name of a shipped DEVICE."""
     from mvig_nas import shipped
     from mvig_nas.cli.output import print_json
     from mvig_nas.latency import LatencyPredictor, chip_of
