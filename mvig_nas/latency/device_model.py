@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from mvig_nas.latency.features import FEATURES, FIXED_MS, PRIOR_MS, SHARES, FloatArray
+from mvig_nas.latency.features import FEATURES, FIXED_MS, PRIOR_MS, FloatArray, size_and_shares, with_fixed
 from mvig_nas.map_fit import map_fit
 
 TERMS = ("sort", "cost", "smooth", "length_size", "length_shares", "noise")
@@ -35,7 +35,6 @@ _JITTER = 1e-8
 _MOST_STEPS = 12
 _FIRST_TURNS, _LAST_TURNS = 4, 3
 _MOST_ROWS = 300  # for choosing the terms; more rows are all used once these are chosen
-_SHARE_COLUMNS = tuple(tuple(1 + FEATURES.index(name) for name in names) for names in SHARES)
 
 
 def _sort(name: str) -> str:
@@ -118,14 +117,14 @@ class DeviceModel:
 
     def mean(self, features: FloatArray, beyond: FloatArray) -> FloatArray:
         """Expected log t, shape (n,); `beyond` is what the start predictor knows beyond its costs."""
-        amounts = _with_fixed(features)
+        amounts = with_fixed(features)
         smooth = self._near(amounts) @ cho_solve(self._rest_factor, self.residuals)
         expected: FloatArray = np.log(amounts @ self.costs_ms) + self.gain * beyond + smooth
         return expected
 
     def deviation(self, features: FloatArray, beyond: FloatArray) -> FloatArray:
         """Standard deviation of a measurement's log t, shape (n,)."""
-        amounts = _with_fixed(features)
+        amounts = with_fixed(features)
         slopes = _slopes(amounts, self.costs_ms, beyond if self.gain else 0 * beyond)
         prior = _prior(self.log_terms)
         shared = self._near(amounts) + slopes @ prior @ self.slopes.T
@@ -136,7 +135,7 @@ class DeviceModel:
 
     def covariance(self, features: FloatArray, beyond: FloatArray) -> FloatArray:
         """What the rows leave open about log t, shape (n, n), without a measurement's noise."""
-        amounts = _with_fixed(features)
+        amounts = with_fixed(features)
         slopes = _slopes(amounts, self.costs_ms, beyond if self.gain else 0 * beyond)
         prior = _prior(self.log_terms)
         inputs = _inputs(amounts, self.share_costs_ms)
@@ -147,14 +146,14 @@ class DeviceModel:
 
     def novelty(self, features: FloatArray) -> FloatArray:
         """Share of the smooth rest's variance that the rows say nothing about, shape (n,), in [0, 1]."""
-        near = self._near(_with_fixed(features))
+        near = self._near(with_fixed(features))
         explained = np.sum(near * cho_solve(self._rest_factor, near.T).T, axis=1)
         share: FloatArray = np.clip(1 - explained / self._smooth_variance, 0.0, 1.0)
         return share
 
     def network_inputs(self, features: FloatArray) -> FloatArray:
         """Log of the milliseconds by cost, then the square roots of the shares of it. Shape (n, 1 + shares)."""
-        return _inputs(_with_fixed(features), self.share_costs_ms)
+        return _inputs(with_fixed(features), self.share_costs_ms)
 
     @property
     def _smooth_variance(self) -> float:
@@ -166,7 +165,7 @@ class DeviceModel:
 
 def starting_covariance(start: Start, features: FloatArray, beyond: FloatArray) -> FloatArray:
     """Covariance of log t between networks, shape (n, n), for a device of which nothing is measured yet."""
-    amounts = _with_fixed(features)
+    amounts = with_fixed(features)
     terms = (_TRANSFER if start.measured else _SCRATCH)[0]
     slopes = _slopes(amounts, start.costs_ms, beyond if start.measured else 0 * beyond)
     inputs = _inputs(amounts, start.costs_ms)
@@ -181,7 +180,7 @@ def fit_device_model(
 
     Every start comes with what it knows of the rows beyond its costs, in log t (n,).
     """
-    amounts = _with_fixed(features)
+    amounts = with_fixed(features)
     fits = [_Fit(amounts, log_ms, start, beyond if start.measured else 0 * beyond, seed) for start, beyond in starts]
     for fit in fits:
         for _ in range(_FIRST_TURNS):  # wild rows lose their weight before they can pass for structure
@@ -284,15 +283,8 @@ def _robust_weights(errors: FloatArray) -> FloatArray:
     return weights
 
 
-def _with_fixed(features: FloatArray) -> FloatArray:
-    return np.concatenate([np.ones((len(features), 1)), features], axis=1)
-
-
 def _inputs(amounts: FloatArray, costs_ms: FloatArray) -> FloatArray:
-    parts = amounts * costs_ms
-    total = parts.sum(axis=1)
-    shares = [parts[:, 0] / total, *(parts[:, list(columns)].sum(axis=1) / total for columns in _SHARE_COLUMNS)]
-    return np.stack([np.log(total), *(np.sqrt(share) for share in shares)], axis=1)
+    return size_and_shares(amounts * costs_ms)
 
 
 def _slopes(amounts: FloatArray, costs_ms: FloatArray, beyond: FloatArray) -> FloatArray:

@@ -84,6 +84,7 @@ _ON_CHIP_MB = 1.0  # a kernel that touches more than this spills to DRAM
 _PEAK_MS_PER_GMAC = 0.16
 _STREAM_MS_PER_MB = 0.024
 _CHANNEL_LOT = 32
+_SHARE_COLUMNS = [[1 + FEATURES.index(name) for name in names] for names in SHARES]
 
 
 def kernel_features(kernels: Sequence[Kernel]) -> FloatArray:
@@ -170,3 +171,20 @@ def network_features(networks: Sequence[Sequence[Kernel]]) -> FloatArray:
     """Summed kernel features of each network, shape (n, len(FEATURES))."""
     rows = [kernel_features(network).sum(axis=0) for network in networks]
     return np.array(rows).reshape(len(rows), len(FEATURES))
+
+
+def with_fixed(features: FloatArray) -> FloatArray:
+    """Summed features (n, F) behind a one for the fixed cost, shape (n, 1 + F)."""
+    return np.concatenate([np.ones((len(features), 1)), features], axis=1)
+
+
+def size_and_shares(parts_ms: FloatArray) -> FloatArray:
+    """How the models see a network whose parts cost so many milliseconds, (n, 1 + F), the fixed cost first.
+
+    Returns:
+        The logarithm of the whole, then the square roots of the shares of the fixed cost and of each class of
+        `SHARES`, whose distance is Hellinger's. Shape (n, 2 + len(SHARES)).
+    """
+    total = parts_ms.sum(axis=1)
+    shares = [parts_ms[:, 0] / total, *(parts_ms[:, own].sum(axis=1) / total for own in _SHARE_COLUMNS)]
+    return np.stack([np.log(total), *(np.sqrt(share) for share in shares)], axis=1)

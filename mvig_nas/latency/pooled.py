@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.device_model import beyond_costs, start_of, starting_covariance
-from mvig_nas.latency.features import FEATURES, FIXED_MS, PRIOR_MS, SHARES, FloatArray
+from mvig_nas.latency.features import FEATURES, FIXED_MS, PRIOR_MS, FloatArray, size_and_shares, with_fixed
 from mvig_nas.latency.rows import LABELS, Rows, chip_of, device_of
 from mvig_nas.latency.support import Support, kind_shares, reasons, unpriced
 from mvig_nas.map_fit import map_fit
@@ -33,7 +33,6 @@ _TERMS_CENTRE = np.log([0.15, 1.0, 0.05, 0.08, 0.08, 0.1, 0.05, 0.08])
 _TERMS_SPREAD = 0.7
 _JITTER = 1e-8
 _BAG_SEED = 0
-_SHARE_COLUMNS = tuple(tuple(1 + FEATURES.index(name) for name in names) for names in SHARES)
 _ARRAYS = ("inputs", "centre", "scale", "residuals", "weights", "log_terms")
 
 
@@ -71,12 +70,8 @@ class Physics:
     def parts_ms(self, features: FloatArray, chips: Sequence[str]) -> FloatArray:
         """Milliseconds of each network by feature, the fixed cost first. Shape (n, 1 + features)."""
         rows = np.array([self.chips.index(chip) for chip in chips], dtype=np.int64)
-        parts: FloatArray = _with_fixed(features) * self.costs_ms[rows]
+        parts: FloatArray = with_fixed(features) * self.costs_ms[rows]
         return parts
-
-
-def _with_fixed(features: FloatArray) -> FloatArray:
-    return np.concatenate([np.ones((len(features), 1)), features], axis=1)
 
 
 def fit_bagged_physics(rows: Rows, settings: PooledSettings) -> Physics:
@@ -101,7 +96,7 @@ def fit_physics(rows: Rows, settings: PooledSettings) -> Physics:
     labels = sorted(set(rows.groups))
     chip_index = np.array([names.index(chip) for chip in chips])
     group_of = np.array([labels.index(group) for group in rows.groups])
-    amounts = _with_fixed(rows.features)
+    amounts = with_fixed(rows.features)
     size = amounts.shape[1]
     centre = np.log([FIXED_MS, *(PRIOR_MS[name] for name in FEATURES)])
     spread = np.full(size, settings.cost_spread)
@@ -309,13 +304,13 @@ class PooledModel:
     def mean(self, features: FloatArray, group: str | None = None, /) -> FloatArray:
         """Expected log t, shape (n,)."""
         device = self.device if group is None else device_of(group)
-        inputs, log_physics = self._inputs(features, device)
-        return log_physics + self.residual.mean(inputs, chip_of(device), device, group)
+        inputs = self._inputs(features, device)
+        return inputs[:, 0] + self.residual.mean(inputs, chip_of(device), device, group)
 
     def deviation(self, features: FloatArray, group: str | None = None, /) -> FloatArray:
         """Standard deviation of a measurement's log t, shape (n,)."""
         device = self.device if group is None else device_of(group)
-        return self.residual.deviation(self._inputs(features, device)[0], chip_of(device), device, group)
+        return self.residual.deviation(self._inputs(features, device), chip_of(device), device, group)
 
     def covariance(self, features: FloatArray) -> FloatArray:
         """Covariance of log t, shape (n, n), before a fit to one device that starts from this sees its first row."""
@@ -326,7 +321,7 @@ class PooledModel:
     def reasons(self, network: Sequence[Kernel], features: FloatArray) -> dict[str, str]:
         """Why a network, of summed features (1, F), is unlike all that were measured, by name of the reason."""
         residual = self.residual
-        inputs, _ = self._inputs(features, self.device)
+        inputs = self._inputs(features, self.device)
         found = reasons(
             Support(residual.inputs * residual.scale + residual.centre, None),
             inputs[0],
@@ -364,8 +359,8 @@ class PooledModel:
         residual = Residual(**kept, labels=labels, offset=float(arrays["offset"]))
         return cls(Physics(tuple(chips), np.atleast_2d(arrays["costs_ms"])), residual, device)
 
-    def _inputs(self, features: FloatArray, device: str) -> tuple[FloatArray, FloatArray]:
-        return _residual_inputs(self.physics.parts_ms(features, [chip_of(device)] * len(features)))
+    def _inputs(self, features: FloatArray, device: str) -> FloatArray:
+        return size_and_shares(self.physics.parts_ms(features, [chip_of(device)] * len(features)))
 
 
 def fit_pooled(rows: Rows, device: str, settings: PooledSettings) -> tuple[PooledModel, FloatArray]:
@@ -376,8 +371,8 @@ def fit_pooled(rows: Rows, device: str, settings: PooledSettings) -> tuple[Poole
 
 def _fit_rows(rows: Rows, device: str, settings: PooledSettings, start: FloatArray | None = None) -> PooledModel:
     physics = fit_bagged_physics(rows, settings)
-    inputs, log_physics = _residual_inputs(physics.parts_ms(rows.features, rows.labels["chips"]))
-    return PooledModel(physics, fit_residual(inputs, rows.log_ms - log_physics, rows, start), device)
+    inputs = size_and_shares(physics.parts_ms(rows.features, rows.labels["chips"]))
+    return PooledModel(physics, fit_residual(inputs, rows.log_ms - inputs[:, 0], rows, start), device)
 
 
 def _calibration(rows: Rows, model: PooledModel, settings: PooledSettings) -> FloatArray:
@@ -398,11 +393,3 @@ def _calibration(rows: Rows, model: PooledModel, settings: PooledSettings) -> Fl
                 error = np.abs(out.log_ms[row] - fitted.mean(features, group))
                 errors.append(error / fitted.deviation(features, group))
     return np.sort(np.concatenate(errors)) if errors else np.zeros(0)
-
-
-def _residual_inputs(parts_ms: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The network as the residual model sees it, (n, 2 + shares), and the logarithm of its physics, (n,)."""
-    total = parts_ms.sum(axis=1)
-    shares = [parts_ms[:, 0] / total, *(parts_ms[:, list(columns)].sum(axis=1) / total for columns in _SHARE_COLUMNS)]
-    log_total = np.log(total)
-    return np.stack([log_total, *(np.sqrt(share) for share in shares)], axis=1), log_total
