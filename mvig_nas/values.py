@@ -79,6 +79,13 @@ def check(value: Any) -> None:
 
 def plain(value: Any) -> Any:
     """A value as JSON and TOML hold it: dataclasses become dicts, tuples lists, paths text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        # msgspec leaves defaults that it did not set on the instance out of what it writes
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(entry) for entry in value]
     return msgspec.to_builtins(value, enc_hook=str, builtin_types=())
 
 

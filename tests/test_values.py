@@ -36,8 +36,11 @@ def test_plain_data_gives_the_value_again() -> None:
     assert read(Training, plain(value), "a training") == value
 
 
-def test_missing_entries_take_their_defaults() -> None:
-    assert read(Training, {"epochs": 5}, "a training") == Training(epochs=5)
+def test_missing_entries_take_their_defaults_and_are_written() -> None:
+    value = read(Training, {"epochs": 5}, "a training")
+    assert value == Training(epochs=5)
+    images = {"mean": [0.5, 0.5, 0.5]}
+    assert plain(value) == {"epochs": 5, "clip": None, "mode": "value", "folder": None, "images": images}
 
 
 @pytest.mark.parametrize(
