@@ -383,7 +383,7 @@ def test_command_line_errors_are_one_line_and_overwrite_nothing(
     assert "no recipe is called 'big'" in error(*train_command(data, space_file, tmp_path / "a", "--recipe", "big"))
     unknown = tmp_path / "recipe.toml"
     unknown.write_text("epoch = 3")
-    assert "has no entry 'epoch'; did you mean 'epochs'" in error(
+    assert "there is no entry `epoch`; did you mean 'epochs'" in error(
         *train_command(data, space_file, tmp_path / "a", "--recipe", str(unknown))
     )
     assert not (tmp_path / "a").exists()
