@@ -208,7 +208,7 @@ def test_a_predictor_that_breaks_is_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluations": 0}, "`evaluations` must be at least 1, got 0"),
+        ({"evaluations": 0}, "`evaluations` must be a whole number of at least 1, got 0"),
         ({"budget": Budget()}, "a search must have a budget, got none"),
         ({"sampler": "tpee"}, "no sampler is called 'tpee'; did you mean 'tpe'"),
         ({"resume": True}, "`resume` must come with the folder of a study"),
