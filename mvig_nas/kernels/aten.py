@@ -326,11 +326,11 @@ def _adaptive_pooled(call: _Call) -> Value:
 
 
 def _gathered(call: _Call) -> Value:
-    image, places = call.values[:2]
+    image, positions = call.values[:2]
     # Broadcast operands cost nothing elsewhere, but indices must be there one by one; their shape is the output's.
-    if isinstance(places, Node) and places.shape != call.shape:
-        places = call.recorder.add("tile", call.shape, [places])
-    operands = [value for value in (image, places) if isinstance(value, Node)]
+    if isinstance(positions, Node) and positions.shape != call.shape:
+        positions = call.recorder.add("tile", call.shape, [positions])
+    operands = [value for value in (image, positions) if isinstance(value, Node)]
     return call.recorder.add("gather_along_axis", call.shape, operands)
 
 

@@ -44,14 +44,14 @@ def sections(architecture: Architecture, form: Form = "built", num_classes: int 
     network = KernelBuilder((1, IMAGE_CHANNELS, architecture.resolution, architecture.resolution), form)
     x = network.stem(architecture.stages[0])
     ends = {"stem": len(network.kernels)}
-    for place, stage in enumerate(architecture.stages):
-        if place:
+    for index, stage in enumerate(architecture.stages):
+        if index:
             x = network.conv(x, stage.width, 3, stride=2)
         for _ in range(stage.conv_depth):
             x = network.mbconv(x, stage)
         for _ in range(stage.graph_depth):
             x = network.graph_block(x, stage)
-        ends[f"stage{place + 1}"] = len(network.kernels)
+        ends[f"stage{index + 1}"] = len(network.kernels)
     network.head(x, architecture.head_width, num_classes, architecture.stages[-1].activation)
     ends["head"] = len(network.kernels)
     starts = (0, *ends.values())
@@ -63,7 +63,7 @@ def sections(architecture: Architecture, form: Form = "built", num_classes: int 
 
 @dataclass
 class KernelBuilder:
-    """Grows a kernel list block by block; a value is named by the place of the kernel that made it."""
+    """Grows a kernel list block by block; a value is named by the index of the kernel that made it."""
 
     image: tuple[int, ...]
     form: Form = "built"

@@ -53,9 +53,9 @@ def emit(results: Sequence[Node], source: Node, sizes: dict[int, int]) -> tuple[
     order = _reachable(results)
     order, results = _fold(order, results)
     order = _merge_views(order, results)
-    place = {id(source): NETWORK_INPUT} | {id(node): index for index, node in enumerate(order)}
+    index_of = {id(source): NETWORK_INPUT} | {id(node): index for index, node in enumerate(order)}
     uncounted = dict(sizes)
-    return tuple(_kernel(node, place, uncounted) for node in order)
+    return tuple(_kernel(node, index_of, uncounted) for node in order)
 
 
 def _reachable(results: Sequence[Node]) -> list[Node]:
@@ -152,7 +152,7 @@ def _redirect(node: Node, replaced: dict[int, Node]) -> None:
     node.operands = [replaced.get(id(operand), operand) for operand in node.operands]
 
 
-def _kernel(node: Node, place: dict[int, int], uncounted: dict[int, int]) -> Kernel:
+def _kernel(node: Node, index_of: dict[int, int], uncounted: dict[int, int]) -> Kernel:
     bytes_out = BYTES_PER_ELEMENT * prod(node.shape)
     bytes_in = BYTES_PER_ELEMENT * sum(prod(operand.shape) for operand in node.activations)
     new = [parameter for parameter in node.parameters if parameter in uncounted]
@@ -169,5 +169,5 @@ def _kernel(node: Node, place: dict[int, int], uncounted: dict[int, int]) -> Ker
         kernel_size=node.kernel_size,
         stride=node.stride,
         groups=node.groups,
-        inputs=tuple(place[id(operand)] for operand in node.activations),
+        inputs=tuple(index_of[id(operand)] for operand in node.activations),
     )

@@ -16,7 +16,7 @@ NETWORK_INPUT = -1
 class Kernel:
     """One operation.
 
-    `inputs` holds, per activation operand, the place in the list of the kernel that made it (`NETWORK_INPUT` for the
+    `inputs` holds, per activation operand, the index in the list of the kernel that made it (`NETWORK_INPUT` for the
     image), so that a list of kernels is a graph and memory over time can be read off it. `parameters` counts the
     trainable parameters that end in this kernel before folding (convolution, batch norm, layer scale), so that the sum
     over a network is its parameter count; `bytes_weights` is what remains of them, in fp16, once folded.
@@ -63,21 +63,21 @@ def peak_activation_bytes(kernels: Sequence[Kernel]) -> int:
     if not kernels:
         return 0
     last_use: dict[int, int] = {}
-    for place, kernel in enumerate(kernels):
+    for index, kernel in enumerate(kernels):
         for source in kernel.inputs:
-            last_use[source] = place
+            last_use[source] = index
     input_bytes = next((kernel.bytes_in for kernel in kernels if kernel.inputs == (NETWORK_INPUT,)), 0)
     live = input_bytes
     peak = live
     freed_at: dict[int, list[int]] = {}
-    for source, place in last_use.items():
-        freed_at.setdefault(place, []).append(source)
-    for place, kernel in enumerate(kernels):
+    for source, index in last_use.items():
+        freed_at.setdefault(index, []).append(source)
+    for index, kernel in enumerate(kernels):
         live += kernel.bytes_out
         peak = max(peak, live)
-        for source in freed_at.get(place, ()):
+        for source in freed_at.get(index, ()):
             live -= input_bytes if source == NETWORK_INPUT else kernels[source].bytes_out
-        if place not in last_use and place != len(kernels) - 1:
+        if index not in last_use and index != len(kernels) - 1:
             live -= kernel.bytes_out
     return peak
 

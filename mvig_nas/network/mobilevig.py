@@ -56,7 +56,6 @@ class MobileViG(nn.Module):
         drop_rate: dropout before the classifiers.
         drop_path_rate: stochastic depth of the last block; earlier blocks take their linear share.
         layer_scale_init: what the MBConv branches' layer scales start from.
-        global_pool: `avg`, or '' to leave the map unpooled.
         svga_form: how SVGA is computed; `graph.svga_loop` gives the reference code's operations.
     """
 
@@ -70,7 +69,6 @@ class MobileViG(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         layer_scale_init: float = LAYER_SCALE_INIT,
-        global_pool: str = "avg",
         svga_form: SvgaForm = svga,
     ) -> None:
         super().__init__()
@@ -87,16 +85,16 @@ class MobileViG(nn.Module):
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         parts: list[nn.Module] = []
         self.feature_info: list[dict[str, Any]] = []
-        for place, stage in enumerate(stages):
-            first = sum(depths[:place])
-            in_chs = stages[place - 1].width if place else None
-            own_rates = rates[first : first + depths[place]]
+        for index, stage in enumerate(stages):
+            first = sum(depths[:index])
+            in_chs = stages[index - 1].width if index else None
+            own_rates = rates[first : first + depths[index]]
             parts.append(NetworkStage(in_chs, stage, own_rates, layer_scale_init, svga_form))
-            info = {"num_chs": stage.width, "reduction": 4 * 2**place, "module": f"stages.{place}"}
+            info = {"num_chs": stage.width, "reduction": 4 * 2**index, "module": f"stages.{index}"}
             self.feature_info.append(info)
         self.stages = nn.Sequential(*parts)
 
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        self.global_pool = SelectAdaptivePool2d(pool_type="avg")
         self.head_conv = ConvNorm(stages[-1].width, architecture.head_width)
         self.head_act = activation(stages[-1].activation)
         self.head_drop = nn.Dropout(drop_rate)
@@ -133,10 +131,10 @@ class MobileViG(nn.Module):
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
-        place = self.head_conv.conv.weight
-        self.head = self._classifier().to(place)
+        like = self.head_conv.conv.weight
+        self.head = self._classifier().to(like)
         if self.head_dist is not None:
-            self.head_dist = self._classifier().to(place)
+            self.head_dist = self._classifier().to(like)
         for part in (self.head, self.head_dist):
             if part is not None:
                 part.apply(_init_weights)
@@ -179,11 +177,11 @@ class MobileViG(nn.Module):
         take, last = feature_take_indices(STAGES, indices)
         x = self.stem(x)
         maps = []
-        for place, stage in enumerate(self.stages):
-            if stop_early and place > last:
+        for index, stage in enumerate(self.stages):
+            if stop_early and index > last:
                 break
             x = stage(x)
-            if place in take:
+            if index in take:
                 maps.append(x)
         return maps if intermediates_only else (x, maps)
 

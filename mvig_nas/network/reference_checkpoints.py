@@ -68,13 +68,13 @@ def reference_state_dict(network: MobileViG) -> dict[str, Tensor]:
             before an MBConv block).
     """
     stages = network.architecture.stages
-    for place, stage in enumerate(stages, start=1):
+    for number, stage in enumerate(stages, start=1):
         if stage.activation != "gelu" or stage.graph_operator == "knn" or (stage.graph_groups or 1) > 1:
             raise MvigNasError(
-                f"the reference code knows GELU, SVGA and one group only, but `stage{place}` is {stage}; save it with "
+                f"the reference code knows GELU, SVGA and one group only, but `stage{number}` is {stage}; save it with "
                 "safetensors instead."
             )
-    first_graph = next((place for place, stage in enumerate(stages) if stage.graph_depth), STAGES)
+    first_graph = next((index for index, stage in enumerate(stages) if stage.graph_depth), STAGES)
     if any(stage.conv_depth for stage in stages[first_graph:]):
         raise MvigNasError("the reference code puts all MBConv stages before all graph stages; save with safetensors.")
     state = network.state_dict()
@@ -138,9 +138,9 @@ def _architecture(state: Mapping[str, Tensor], graph_step: int, resolution: int)
 def _items(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     """(kind, prefix) of every entry of the two lists, in order."""
     for part in ("local_backbone", "backbone"):
-        places = {int(match[1]) for key in state if (match := re.match(rf"{part}\.(\d+)\.", key))}
-        for place in sorted(places):
-            prefix = f"{part}.{place}"
+        positions = {int(match[1]) for key in state if (match := re.match(rf"{part}\.(\d+)\.", key))}
+        for position in sorted(positions):
+            prefix = f"{part}.{position}"
             if f"{prefix}.conv.0.weight" in state:
                 yield "downsample", prefix
             elif f"{prefix}.mlp.fc1.weight" in state:
@@ -156,23 +156,23 @@ def _names(architecture: Architecture, distillation: bool) -> dict[str, str]:
     )
     stages = architecture.stages
     # The downsampling before the first graph stage still belongs to the first list, as do all those before it.
-    first_graph = next((place for place, stage in enumerate(stages) if stage.graph_depth), STAGES)
+    first_graph = next((index for index, stage in enumerate(stages) if stage.graph_depth), STAGES)
     counts = {"local_backbone": 0, "backbone": 0}
 
-    def next_place(part: str) -> str:
+    def next_position(part: str) -> str:
         counts[part] += 1
         return f"{part}.{counts[part] - 1}"
 
-    for place, stage in enumerate(stages):
-        ours = f"stages.{place}"
-        if place:
-            theirs = next_place("local_backbone" if place <= first_graph else "backbone")
+    for index, stage in enumerate(stages):
+        ours = f"stages.{index}"
+        if index:
+            theirs = next_position("local_backbone" if index <= first_graph else "backbone")
             names |= _conv_norm(f"{ours}.downsample", f"{theirs}.conv.0", f"{theirs}.conv.1")
         for block in range(stage.conv_depth):
-            theirs = next_place("local_backbone")
+            theirs = next_position("local_backbone")
             names |= _mbconv(f"{ours}.blocks.{block}", theirs)
         for block in range(stage.conv_depth, stage.conv_depth + stage.graph_depth):
-            names |= _graph_block(f"{ours}.blocks.{block}", next_place("backbone"))
+            names |= _graph_block(f"{ours}.blocks.{block}", next_position("backbone"))
     names |= _conv_norm("head_conv", "prediction.1", "prediction.2") | _conv("head", "head")
     return names | _conv("head_dist", "dist_head") if distillation else names
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from mvig_nas.architecture import PRESETS, Architecture
@@ -40,6 +41,7 @@ def _create(variant: str, pretrained: bool, options: dict[str, Any]) -> MobileVi
         architecture = Architecture.from_dict(architecture)
     if architecture is None:
         raise MvigNasError(f"timm's {variant!r} must be given an `architecture`, got none; or name a preset.")
+    global_pool = options.pop("global_pool", None)
     network = build_model_with_cfg(
         MobileViG,
         variant,
@@ -48,6 +50,8 @@ def _create(variant: str, pretrained: bool, options: dict[str, Any]) -> MobileVi
         architecture=cast(Architecture, architecture),
         **options,
     )
+    if global_pool is not None:
+        network.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
     return cast(MobileViG, network)
 
 

@@ -177,8 +177,8 @@ def _columns(columns: Mapping[str, Sequence[float]]) -> list[Array]:
     arrays = [np.asarray(values, dtype=np.float64) for values in columns.values()]
     for name, array in zip(columns, arrays, strict=True):
         if not np.isfinite(array).all():
-            place = int(np.flatnonzero(~np.isfinite(array))[0])
-            raise MvigNasError(f"{name} must be finite, got {array[place]} at place {place}: leave that one out.")
+            index = int(np.flatnonzero(~np.isfinite(array))[0])
+            raise MvigNasError(f"{name} must be finite, got {array[index]} at index {index}: leave that one out.")
     # Sorted, so that the same resamples are drawn whatever the order of the rows.
     order = np.lexsort(arrays)
     return [array[order] for array in arrays]
@@ -241,7 +241,7 @@ def _overlap(counts: Array, score: Array, accuracy: Array, top_k: int) -> Array:
 
 
 def _in_top(counts: Array, values: Array, top_k: int) -> Array:
-    """How many copies of each architecture are in the top k; those which tie share the places left for them."""
+    """How many copies of each architecture are in the top k; those which tie share the ranks left for them."""
     better = counts @ np.greater.outer(values, values)
     tied = counts @ np.equal.outer(values, values)
     copies: Array = counts * np.clip(top_k - better, 0, tied) / np.maximum(tied, 1)

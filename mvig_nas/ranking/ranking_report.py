@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 8
 MARK_PIXELS, RING_PIXELS = 5, 10
-PLACES = ((7, 5, "left"), (7, -12, "left"), (-7, 5, "right"), (-7, -12, "right"), (0, 10, "center"), (0, -17, "center"))
+OFFSETS = (
+    (7, 5, "left"),
+    (7, -12, "left"),
+    (-7, 5, "right"),
+    (-7, -12, "right"),
+    (0, 10, "center"),
+    (0, -17, "center"),
+)
 
 
 def scatter_png(rows: Sequence[Ranked], *, estimate_label: str, special: Mapping[str, str] | None = None) -> bytes:
@@ -50,7 +57,7 @@ def scatter_png(rows: Sequence[Ranked], *, estimate_label: str, special: Mapping
     bar.outline.set_visible(False)
     special = special or {}
     ringed = [
-        (x[place], y[place], special[row.fingerprint]) for place, row in enumerate(rows) if row.fingerprint in special
+        (x[index], y[index], special[row.fingerprint]) for index, row in enumerate(rows) if row.fingerprint in special
     ]
     axes.scatter(
         [mark[0] for mark in ringed], [mark[1] for mark in ringed], s=95, facecolors="none", edgecolors=ACCENT, zorder=3
@@ -65,17 +72,17 @@ def taus_png(agreements: Mapping[str, Agreement]) -> bytes:
     named = _sorted(agreements)[::-1]
     figure, axes = figure_axes("Kendall's tau with stand-alone accuracy", "", height=1.3 + 0.32 * len(named))
     axes.grid(visible=False, axis="y")
-    for place, (name, found) in enumerate(named):
+    for row, (name, found) in enumerate(named):
         tau = found.kendall_tau
         if math.isnan(tau.value):
-            axes.text(0.01, place, "undefined: all equal", va="center", fontsize=8, color=INK)
+            axes.text(0.01, row, "undefined: all equal", va="center", fontsize=8, color=INK)
             continue
-        axes.barh(place, tau.value, height=0.62, color=ACCENT if name.startswith("supernet") else MUTED)
-        axes.hlines(place, tau.low, tau.high, color=INK, linewidth=1.4)
-        axes.vlines([tau.low, tau.high], place - 0.14, place + 0.14, color=INK, linewidth=1.4)
+        axes.barh(row, tau.value, height=0.62, color=ACCENT if name.startswith("supernet") else MUTED)
+        axes.hlines(row, tau.low, tau.high, color=INK, linewidth=1.4)
+        axes.vlines([tau.low, tau.high], row - 0.14, row + 0.14, color=INK, linewidth=1.4)
         axes.annotate(
             f"{tau.value:.2f}",
-            (tau.high, place),
+            (tau.high, row),
             textcoords="offset points",
             xytext=(5, 0),
             ha="left",
@@ -111,11 +118,11 @@ def markdown_table(agreements: Mapping[str, Agreement]) -> str:
 def _sorted(agreements: Mapping[str, Agreement]) -> list[tuple[str, Agreement]]:
     """Highest tau first, undefined last, ties by name."""
 
-    def place(item: tuple[str, Agreement]) -> tuple[float, str]:
+    def best_first(item: tuple[str, Agreement]) -> tuple[float, str]:
         tau = item[1].kendall_tau.value
         return (math.inf if math.isnan(tau) else -tau, item[0])
 
-    return sorted(agreements.items(), key=place)
+    return sorted(agreements.items(), key=best_first)
 
 
 def _text(interval: Interval, scale: float = 1.0) -> str:
@@ -135,13 +142,13 @@ def _name_marks(
     for x, y, name in ringed:
         others = points[(np.asarray(marks) != (x, y)).any(axis=1)]
         written: list[tuple[int, int, Annotation, Bbox]] = []
-        for preference, place in enumerate(PLACES):
+        for preference, (across, up, side) in enumerate(OFFSETS):
             text = axes.annotate(
                 name,
                 (x, y),
                 textcoords="offset points",
-                xytext=place[:2],
-                ha=place[2],
+                xytext=(across, up),
+                ha=side,
                 fontsize=8,
                 color=INK,
             )

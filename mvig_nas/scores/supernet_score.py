@@ -62,7 +62,7 @@ class SupernetScore:
             )
         self.name = f"{PREFIX}{path}@{self.trained.digest}"
         self._images = data, workers, calibration_images
-        self._place = device
+        self._asked_device = device
         self._prepare()
 
     def _prepare(self) -> None:
@@ -70,7 +70,7 @@ class SupernetScore:
         rest, held = training_split(self.trained, data)
         recipe = values.read(Recipe, self.trained.training["recipe"], "the supernet's recipe")
         resolution = self.trained.supernet.space.largest.resolution
-        self._device = Process.start(self._place).device
+        self._device = Process.start(self._asked_device).device
         self._supernet = self.trained.supernet.to(self._device)
         self._held = EvaluationImages(held, recipe.preprocessing, resolution, _BATCH, workers=workers)
         self._calibration = (
@@ -93,7 +93,7 @@ class SupernetScore:
             "path": self.path.absolute(),
             "trained": replace(self.trained, supernet=supernet),
             "_images": (data.absolute(), *rest),
-            "_place": self._place,
+            "_asked_device": self._asked_device,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:

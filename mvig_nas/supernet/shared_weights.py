@@ -18,7 +18,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.network import MobileViG, build
 from mvig_nas.network.blocks import GraphBlock, MBConv
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.supernet.slices import Copies, Window, place, smaller_kernel
+from mvig_nas.supernet.slices import Copies, Window, smaller_kernel, source_of
 from mvig_nas.supernet.sorting import sort_block
 
 LAYER_SCALE_INIT = 0.1  # at MobileViG's 1e-5 networks of every depth compute the same for the first epochs
@@ -58,16 +58,16 @@ class Supernet(nn.Module):
         self.kernel_transforms = nn.ParameterDict()
         self.group_norms = nn.ModuleDict()
         self._kernel_sizes: list[list[int]] = []
-        for place_, stage in enumerate(self.container.stages):
-            choices = space.stage_choices(place_ + 1)
+        for index, stage in enumerate(self.container.stages):
+            choices = space.stage_choices(index + 1)
             self._kernel_sizes.append(sorted(int(size) for size in choices["conv_kernel"]))
             for block in range(stage.conv_depth):
                 for size in self._kernel_sizes[-1][:-1]:
-                    self.kernel_transforms[f"{place_}_{block}_{size}"] = nn.Parameter(torch.eye(size * size))
+                    self.kernel_transforms[f"{index}_{block}_{size}"] = nn.Parameter(torch.eye(size * size))
             for block in range(stage.conv_depth, stage.conv_depth + stage.graph_depth):
                 for groups in choices["graph_groups"]:
                     if groups != 1:
-                        self.group_norms[f"{place_}_{block}_{groups}"] = nn.BatchNorm2d(2 * stage.width)
+                        self.group_norms[f"{index}_{block}_{groups}"] = nn.BatchNorm2d(2 * stage.width)
         self._plans: OrderedDict[Architecture, _Plan] = OrderedDict()
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
@@ -155,7 +155,7 @@ class Supernet(nn.Module):
         own = dict(_tensors_of(self))
         for name, (slot, leaf) in _tensors_of(plan.skeleton):
             tensor = slot[leaf]
-            where = place(name, tensor.shape, architecture, self.container, self._kernel_sizes)
+            where = source_of(name, tensor.shape, architecture, self.container, self._kernel_sizes)
             holder, key = own[where.name]
             full = holder[key].shape
             window = Window.of(full, (tensor.shape[0], *full[1:]) if where.transforms else tensor.shape, where.groups)

@@ -22,7 +22,7 @@ _BLOCK = re.compile(r"stages\.(\d)\.blocks\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceTensor:
     """Where a tensor of a sub-network comes from.
 
     Args:
@@ -36,14 +36,16 @@ class Place:
     transforms: tuple[tuple[int, str], ...] = ()
 
 
-def place(
+def source_of(
     name: str,
     shape: Sequence[int],
     architecture: Architecture,
     container: Architecture,
     kernel_sizes: Sequence[Sequence[int]],
-) -> Place:
-    """Place of a sub-network's tensor: graph blocks follow all of the supernet's MBConv blocks.
+) -> SourceTensor:
+    """The tensor of the supernet that a tensor of a sub-network is cut from.
+
+    Graph blocks follow all of the supernet's MBConv blocks.
 
     Args:
         name: of the tensor in the sub-network.
@@ -54,21 +56,21 @@ def place(
     """
     match = _BLOCK.fullmatch(name)
     if match is None:
-        return Place(f"network.{name}")
+        return SourceTensor(f"network.{name}")
     number, block, part = int(match[1]), int(match[2]), match[3]
     stage = architecture.stages[number]
     if block >= stage.conv_depth:
         block += container.stages[number].conv_depth - stage.conv_depth
     at, groups = f"{number}_{block}", stage.graph_groups or 1
     if part.startswith("graph_conv.bn.") and groups > 1:
-        return Place(f"group_norms.{at}_{groups}.{part.rpartition('.')[2]}")
+        return SourceTensor(f"group_norms.{at}_{groups}.{part.rpartition('.')[2]}")
     whole = f"network.stages.{number}.blocks.{block}.{part}"
     if part == "graph_conv.conv.weight":
-        return Place(whole, groups)
+        return SourceTensor(whole, groups)
     if part == "conv_dw.conv.weight":
         smaller = [size for size in reversed(kernel_sizes[number][:-1]) if size >= shape[-1]]
-        return Place(whole, transforms=tuple((size, f"{at}_{size}") for size in smaller))
-    return Place(whole)
+        return SourceTensor(whole, transforms=tuple((size, f"{at}_{size}") for size in smaller))
+    return SourceTensor(whole)
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,9 @@ def test_svga_operations_of_both_forms(resolution: int, ours: int, loop: int) ->
 @settings(max_examples=40, deadline=None)
 def test_costs_grow_with_depth_and_width(space: SearchSpace, data: st.DataObject) -> None:
     values = space.encode(data.draw(architectures(space)))
-    place = data.draw(st.integers(1, 4))
+    index = data.draw(st.integers(1, 4))
     name = data.draw(st.sampled_from(["conv_depth", "graph_depth", "width"]))
-    key = f"stage{place}.{name}"
+    key = f"stage{index}.{name}"
     grown = [totals(of(space.decode(values | {key: choice}))) for choice in space.choices[key]]
     for one, other in pairwise(grown):
         assert one.parameters < other.parameters

@@ -268,7 +268,7 @@ def test_refusals() -> None:
     with pytest.raises(MvigNasError, match="got 4 scores, 4 accuracies, 5 costs"):
         partial_tau(four, four, [*four, 5.0])
     for bad in (math.nan, math.inf, -math.inf):
-        with pytest.raises(MvigNasError, match=f"scores must be finite, got {bad} at place 2"):
+        with pytest.raises(MvigNasError, match=f"scores must be finite, got {bad} at index 2"):
             agreement([1.0, 2.0, bad, 4.0], four)
         with pytest.raises(MvigNasError, match="accuracies must be finite"):
             agreement(four, [bad, 2.0, 3.0, 4.0])
@@ -295,7 +295,7 @@ def test_agreements_refuses_rows_that_do_not_match() -> None:
     with pytest.raises(MvigNasError, match="at least 4 architectures, got 3"):
         agreements(rows[:3])
     rows[4] = replace(rows[4], estimates={**rows[4].estimates, "zen": math.inf})
-    with pytest.raises(MvigNasError, match="estimate zen: scores must be finite, got inf at place 4"):
+    with pytest.raises(MvigNasError, match="estimate zen: scores must be finite, got inf at index 4"):
         agreements(rows)
     rows[4] = replace(rows[4], estimates={"zen": 1.0, "supernet": 0.5, "constant": 1.0})
     with pytest.raises(MvigNasError, match="print4 and print0 differ in upside_down"):

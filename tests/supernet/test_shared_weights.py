@@ -34,7 +34,7 @@ State = dict[str, Tensor]
 
 def with_choices(space: SearchSpace, **choices: tuple[Any, ...]) -> SearchSpace:
     """The space with other choices in every stage."""
-    named = {f"stage{place}.{key}": values for place in range(1, 5) for key, values in choices.items()}
+    named = {f"stage{index}.{key}": values for index in range(1, 5) for key, values in choices.items()}
     return SearchSpace("changed", {**space.choices, **named})
 
 
@@ -73,17 +73,17 @@ def described(supernet: Supernet, architecture: Architecture, name: str) -> tupl
     """The supernet's name of a sub-network's tensor; kernel sizes on its way, if it is a kernel; groups, if it has."""
     if ".blocks." not in name:
         return f"network.{name}", [], None
-    _, place, _, block, part = name.split(".", 4)
-    own, full = architecture.stages[int(place)], supernet.space.largest.stages[int(place)]
+    _, index, _, block, part = name.split(".", 4)
+    own, full = architecture.stages[int(index)], supernet.space.largest.stages[int(index)]
     at = int(block) if int(block) < own.conv_depth else int(block) - own.conv_depth + full.conv_depth
     if part.startswith("graph_conv.bn") and own.graph_groups != 1:
-        return f"group_norms.{place}_{at}_{own.graph_groups}.{part.split('.')[-1]}", [], None
+        return f"group_norms.{index}_{at}_{own.graph_groups}.{part.split('.')[-1]}", [], None
     sizes: list[int] = []
     if part == "conv_dw.conv.weight":
-        choices = supernet.space.choices[f"stage{int(place) + 1}.conv_kernel"]
+        choices = supernet.space.choices[f"stage{int(index) + 1}.conv_kernel"]
         sizes = sorted((int(size) for size in choices if int(size) >= (own.conv_kernel or 0)), reverse=True)[1:]
     groups = own.graph_groups if part == "graph_conv.conv.weight" else None
-    return f"network.stages.{place}.blocks.{at}.{part}", sizes, groups
+    return f"network.stages.{index}.blocks.{at}.{part}", sizes, groups
 
 
 def naive_graph_weight(full: Tensor, width: int, groups: int) -> Tensor:

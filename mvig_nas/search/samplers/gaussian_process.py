@@ -56,7 +56,7 @@ class Features:
         self._level_of = [{value: level for level, value in enumerate(space.choices[name])} for name in self.names]
 
     def levels(self, architectures: Sequence[Architecture]) -> Levels:
-        """Place of every parameter's value among its choices, the first where unused: (n, D)."""
+        """Index of every parameter's value among its choices, the first where unused: (n, D)."""
         rows = []
         for architecture in architectures:
             values = self.space.encode(architecture)
