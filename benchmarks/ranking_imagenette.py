@@ -33,6 +33,7 @@ from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
 from mvig_nas.ranking import (
     Ranked,
     StandAlone,
+    StandAlonePlan,
     agreement,
     partial_tau,
     proxies,
@@ -107,16 +108,10 @@ def shown(name: str, progress: Progress) -> None:
 
 
 def trained(data: Path, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[StandAlone]:
+    images = training_images(data), read_split(data, "val")
+    plan = StandAlonePlan(*images, RECIPE, seeds, EXECUTION, in_memory=True)
     return stand_alone(
-        architectures,
-        training_images(data),
-        read_split(data, "val"),
-        RECIPE,
-        RUNS / "alone",
-        seeds=seeds,
-        execution=EXECUTION,
-        in_memory=True,
-        on_progress=lambda place, progress: shown(str(place), progress),
+        architectures, plan, RUNS / "alone", on_progress=lambda index, progress: shown(str(index), progress)
     )
 
 

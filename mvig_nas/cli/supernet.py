@@ -169,7 +169,7 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     from mvig_nas.cli.inputs import load_latency
     from mvig_nas.cli.output import print_json
     from mvig_nas.image_data import check_same_classes, read_split
-    from mvig_nas.ranking import markdown_table, proxies, stand_alone, stratified, write_ranking
+    from mvig_nas.ranking import StandAlonePlan, markdown_table, proxies, stand_alone, stratified, write_ranking
     from mvig_nas.ranking import rank as compare
     from mvig_nas.scores import SupernetScore, training_split
     from mvig_nas.training import StopTraining
@@ -200,22 +200,19 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     folder: Path = options["out"] or root / "ranking"
     folder.mkdir(parents=True, exist_ok=True)
     process, execution = execution_of(options)
+    plan = StandAlonePlan(
+        train_images, val_images, recipe, range(options["seeds"]), execution, options["workers"], options["in_memory"]
+    )
     total = len(architectures) * options["seeds"]
     try:
         with Bar("stand-alone", hidden=as_json) as bar:
             show = TrainingShown(bar, "stand-alone")
             results = stand_alone(
                 architectures,
-                train_images,
-                val_images,
-                recipe,
+                plan,
                 folder / "alone",
-                seeds=range(options["seeds"]),
                 process=process,
-                execution=execution,
-                workers=options["workers"],
-                in_memory=options["in_memory"],
-                on_progress=lambda place, progress: show(progress, f"{place + 1} of {total}"),
+                on_progress=lambda index, progress: show(progress, f"{index + 1} of {total}"),
             )
             rows = compare(
                 results, estimators, latency, folder, on_estimate=lambda name, done: bar.name(f"{name} {done}", "")

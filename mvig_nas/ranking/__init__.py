@@ -3,7 +3,7 @@
 from mvig_nas.ranking.agreement import Agreement, Interval, Ranked, agreement, agreements, partial_tau, tau_difference
 from mvig_nas.ranking.comparison import Estimator, proxies, rank, write_ranking
 from mvig_nas.ranking.ranking_report import markdown_table, scatter_png, taus_png
-from mvig_nas.ranking.stand_alone import StandAlone, stand_alone, stratified
+from mvig_nas.ranking.stand_alone import StandAlone, StandAlonePlan, stand_alone, stratified
 
 __all__ = [
     "Agreement",
@@ -11,6 +11,7 @@ __all__ = [
     "Interval",
     "Ranked",
     "StandAlone",
+    "StandAlonePlan",
     "agreement",
     "agreements",
     "markdown_table",

@@ -50,47 +50,62 @@ def stratified(space: SearchSpace, latency: ArchitectureLatency, count: int, see
     low, high = np.quantile(logs, [0.02, 0.98])
     chosen: list[int] = []
     for target in np.linspace(low, high, count):
-        order = [place for place in np.argsort(np.abs(logs - target), kind="stable").tolist() if place not in chosen]
+        order = [index for index in np.argsort(np.abs(logs - target), kind="stable").tolist() if index not in chosen]
         chosen.append(order[0])
-    return tuple(drawn[place] for place in chosen)
+    return tuple(drawn[index] for index in chosen)
+
+
+@dataclass(frozen=True)
+class StandAlonePlan:
+    """How every architecture of a ranking is trained by itself.
+
+    Args:
+        train_images: the same that the supernet learnt from.
+        val_images: of the validation split, used for nothing else than the top-1 of the trained networks.
+        recipe: of every training; its seed is replaced by those of `seeds`.
+        seeds: each architecture is trained once with each of them.
+        execution, workers, in_memory: as in `train_alone`.
+    """
+
+    train_images: LabelledImages
+    val_images: LabelledImages
+    recipe: Recipe
+    seeds: Sequence[int] = (0,)
+    execution: Execution | None = None
+    workers: int = 0
+    in_memory: bool = False
 
 
 def stand_alone(
     architectures: Sequence[Architecture],
-    train_images: LabelledImages,
-    val_images: LabelledImages,
-    recipe: Recipe,
+    plan: StandAlonePlan,
     folder: Path,
     *,
-    seeds: Sequence[int] = (0,),
     process: Process | None = None,
-    execution: Execution | None = None,
-    workers: int = 0,
-    in_memory: bool = False,
     on_progress: Callable[[int, Progress], None] | None = None,
 ) -> list[StandAlone]:
     """Train every architecture with every seed and measure its top-1 on the validation split.
 
-    What is done already is read back, what was interrupted goes on. Order: seeds within architectures.
+    What is done already is read back, and what was interrupted goes on.
 
     Args:
         architectures: to train.
-        train_images: the same that the supernet learnt from.
-        val_images: of the validation split, used for nothing else.
-        recipe: all but the seed.
+        plan: how each of them is trained.
         folder: holds a folder for each training.
-        seeds: of the trainings.
-        on_progress: called with the place of the training in the order, and its progress.
-        process, execution, workers, in_memory: as in `train_alone`.
+        process: as in `train_alone`.
+        on_progress: called with the index of the training in the order of the results, and its progress.
+
+    Returns:
+        The results in the order of the architectures, and for each architecture in the order of the seeds.
 
     Raises:
         MvigNasError: see `train_alone`.
     """
-    jobs = [(architecture, seed) for architecture in architectures for seed in seeds]
+    jobs = [(architecture, seed) for architecture in architectures for seed in plan.seeds]
     found: dict[int, StandAlone] = {}
     for wait in (False, True):
-        for place, (architecture, seed) in enumerate(jobs):
-            if place in found:
+        for index, (architecture, seed) in enumerate(jobs):
+            if index in found:
                 continue
             own = folder / f"{architecture.fingerprint}-seed{seed}"
             own.mkdir(parents=True, exist_ok=True)
@@ -99,54 +114,41 @@ def stand_alone(
                     continue
                 result = _read(own, architecture, seed)
                 if result is None:
-                    result = _train(
-                        architecture,
-                        train_images,
-                        val_images,
-                        replace(recipe, seed=seed),
-                        own,
-                        process=process,
-                        execution=execution,
-                        workers=workers,
-                        in_memory=in_memory,
-                        on_progress=None if on_progress is None else _at(on_progress, place),
-                    )
-                found[place] = result
-    return [found[place] for place in range(len(jobs))]
+                    shown = None if on_progress is None else _at(on_progress, index)
+                    result = _train(architecture, seed, plan, own, process=process, on_progress=shown)
+                found[index] = result
+    return [found[index] for index in range(len(jobs))]
 
 
-def _at(on_progress: Callable[[int, Progress], None], place: int) -> Callable[[Progress], None]:
-    return lambda progress: on_progress(place, progress)
+def _at(on_progress: Callable[[int, Progress], None], index: int) -> Callable[[Progress], None]:
+    return lambda progress: on_progress(index, progress)
 
 
 def _train(
     architecture: Architecture,
-    train_images: LabelledImages,
-    val_images: LabelledImages,
-    recipe: Recipe,
+    seed: int,
+    plan: StandAlonePlan,
     folder: Path,
     *,
     process: Process | None,
-    execution: Execution | None,
-    workers: int,
-    in_memory: bool,
     on_progress: Callable[[Progress], None] | None,
 ) -> StandAlone:
     began = time.monotonic()
     state = folder / "state.pt"
+    recipe = replace(plan.recipe, seed=seed)
     network = train_alone(
         architecture,
-        train_images,
+        plan.train_images,
         recipe,
         folder,
         process=process,
-        execution=execution,
-        workers=workers,
-        in_memory=in_memory,
+        execution=plan.execution,
+        workers=plan.workers,
+        in_memory=plan.in_memory,
         resume=state.is_file(),
         on_progress=on_progress,
     ).network
-    images = EvaluationImages(val_images, recipe.preprocessing, architecture.resolution, workers=workers)
+    images = EvaluationImages(plan.val_images, recipe.preprocessing, architecture.resolution, workers=plan.workers)
     accuracy = top1(network, images, architecture.resolution)
     seconds = time.monotonic() - began
     save(folder / "weights.safetensors", to_bytes({name: t.contiguous() for name, t in network.state_dict().items()}))

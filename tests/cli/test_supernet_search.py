@@ -23,7 +23,7 @@ from mvig_nas.cli.inputs import load_latency
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, hold_out, read_split
 from mvig_nas.network import build
-from mvig_nas.ranking import StandAlone, proxies, rank, stand_alone, stratified, write_ranking
+from mvig_nas.ranking import StandAlone, StandAlonePlan, proxies, rank, stand_alone, stratified, write_ranking
 from mvig_nas.scores import SupernetScore, training_split
 from mvig_nas.search import Study, search
 from mvig_nas.search_space import SearchSpace
@@ -207,9 +207,8 @@ BOTH = (SPACE.smallest, SPACE.largest)
 
 def train_both(data: Path, folder: Path, **options: Any) -> list[StandAlone]:
     recipe = replace(RECIPE, epochs=3)
-    return stand_alone(
-        BOTH, read_split(data, "train"), read_split(data, "val"), recipe, folder, seeds=(0, 1), **options
-    )
+    plan = StandAlonePlan(read_split(data, "train"), read_split(data, "val"), recipe, seeds=(0, 1))
+    return stand_alone(BOTH, plan, folder, **options)
 
 
 def test_stand_alone_trainings_are_kept_resumed_and_shared(data: Path, tmp_path: Path) -> None:
