@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _PRECISIONS = {"FLOAT16": FP16, "FLOAT32": "fp32", "BOOL": "bool", "STRING": "st
 _BLOB = struct.Struct("<IIQQ")
 _BLOB_MARK = 0xDEADBEEF
 _BLOB_FP16 = 1
+_NORMALISATION_TOLERANCE = 2e-3  # of normalised pixels, which reach 2.6: about one step of fp16 there
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +221,43 @@ def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any, Any]:
 
 def _unreadable(package: Path, reason: str) -> MvigNasError:
     return MvigNasError(f"a package must be whole and hold one ML program, got {package}: {reason}; export it again.")
+
+
+def check_normalisation(program: SavedProgram) -> None:
+    """Compare what the program does to black and white with the mean and std that the metadata state.
+
+    Raises:
+        MvigNasError: they differ, or the metadata state none.
+    """
+    mean, std = stated_normalisation(program)
+    scale, offset = applied_normalisation(program)
+    for pixel in (0.0, PIXEL_MAXIMUM):
+        wanted, found = (pixel / PIXEL_MAXIMUM - mean) / std, pixel * scale + offset
+        if not np.allclose(wanted, found, rtol=_NORMALISATION_TOLERANCE, atol=_NORMALISATION_TOLERANCE):
+            raise program.differs(f"pixels of {pixel:g} normalised to {wanted.round(4).tolist()}", f"{found.round(4)}")
+
+
+def stated_normalisation(program: SavedProgram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and std of each channel, on a scale of 0 to 1, from the metadata.
+
+    Raises:
+        MvigNasError: the metadata do not state them.
+    """
+    text = program.metadata.get(METADATA_PREFIX + "normalisation", "")
+    match = re.fullmatch(r"mean \((.+)\), std \((.+)\)", text)
+    if match is None:
+        raise program.differs("the normalisation's mean and std in the metadata", repr(text))
+    mean, std = (np.array([float(number) for number in group.split(",")]) for group in match.groups())
+    return mean, std
+
+
+def applied_normalisation(program: SavedProgram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and offset of each channel that a program with an image input applies to pixels of 0 to 255."""
+    node = next(node for node in program.nodes if node.type == "batch_norm")
+    named = {name: program.argument(node, name) for name in ("mean", "variance", "gamma", "beta", "epsilon")}
+    mean, variance, gamma, beta, epsilon = (
+        np.asarray(default if value is None else value, np.float64)
+        for value, default in zip(named.values(), (0.0, 1.0, 1.0, 0.0, 1e-5), strict=True)
+    )
+    scale = gamma / np.sqrt(variance + epsilon)
+    return scale, beta - mean * scale

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
-from mvig_nas.coreml import normalisation
-from mvig_nas.coreml.compare import Comparison, compare
-from mvig_nas.coreml.numeric_reference import convolutions
-from mvig_nas.coreml.package import FP16, METADATA_PREFIX, Operation, SavedProgram
+from mvig_nas.coreml.compare import Comparison, compare, convolutions
+from mvig_nas.coreml.package import FP16, METADATA_PREFIX, Operation, SavedProgram, check_normalisation
 from mvig_nas.network import MobileViG, folded
 
 _BORDER_KINDS = ("cast", "classify")
@@ -56,7 +54,7 @@ def verify(package: Path, architecture: Architecture, network: MobileViG | None 
     casts = _check_precision(program)
     compared = _check_operations(program, architecture, input_kind == "image", has_labels, num_classes)
     if input_kind == "image":
-        normalisation.check(program)
+        check_normalisation(program)
     count, elements, rounding = (0, 0, 0.0) if network is None else _check_weights(program, network)
     comparison = compare(program, architecture, num_classes, network)
     return Verification(compared, casts, count, elements, rounding, input_kind, num_classes, comparison)

@@ -8,10 +8,9 @@ from typing import Any
 
 from mvig_nas import __version__
 from mvig_nas.architecture import PRESETS, Architecture
-from mvig_nas.device_log.checks import milliseconds, shown
 from mvig_nas.device_log.log_file import DeviceLog
 from mvig_nas.device_log.measurement import Measurement
-from mvig_nas.device_log.subject import SCHEMA, TIMM
+from mvig_nas.device_log.subject import SCHEMA, TIMM, milliseconds, shown
 from mvig_nas.device_log.summary import MEDIAN, REPORTED, summarise
 from mvig_nas.errors import MvigNasError, closest
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvig_nas.device_log.checks import shown, units_differ
 from mvig_nas.device_log.measurement import Measurement
-from mvig_nas.device_log.subject import Device
+from mvig_nas.device_log.subject import Device, shown, units_differ
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 

@@ -9,8 +9,20 @@ from functools import cached_property
 from typing import Any
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.device_log.checks import MOST_MS, milliseconds, number, one_of, shown, text
-from mvig_nas.device_log.subject import PLACES, SCHEMA, TIMM, Device, Package, TimmNetwork
+from mvig_nas.device_log.subject import (
+    MOST_MS,
+    PLACES,
+    SCHEMA,
+    TIMM,
+    Device,
+    Package,
+    TimmNetwork,
+    milliseconds,
+    number,
+    one_of,
+    shown,
+    text,
+)
 from mvig_nas.device_log.summary import STATISTICS, TRIMMED_MEDIAN, check_summary, checked_samples, summarise
 from mvig_nas.errors import MvigNasError, closest
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvig_nas.device_log.checks import milliseconds, one_of, units_differ
+from mvig_nas.device_log.subject import milliseconds, one_of, units_differ
 from mvig_nas.errors import MvigNasError
 
 MEDIAN, TRIMMED_MEDIAN, REPORTED = "median", "trimmed_median", "reported"

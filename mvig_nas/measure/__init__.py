@@ -1,13 +1,12 @@
 """Measure networks on a device, into its device log. `docs/measuring_on_iphone.md` is a whole session."""
 
 from mvig_nas.measure.backend import Backend, Loaded, Target
-from mvig_nas.measure.compute_plan import placement
-from mvig_nas.measure.coreml_backend import COREML_UNITS, CoreMl
-from mvig_nas.measure.inference import for_inference
+from mvig_nas.measure.coreml_backend import COREML_UNITS, CoreMl, placement
 from mvig_nas.measure.measuring import measure
 from mvig_nas.measure.packages import package_target
 from mvig_nas.measure.session import Progress, Session, Settings, Unit
 from mvig_nas.measure.torch_cpu import TorchCpu, timm_target
+from mvig_nas.network.folding import for_inference
 
 __all__ = [
     "COREML_UNITS",

@@ -1,5 +1,7 @@
-"""What is measured, and what measures it."""
+"""What is measured, what measures it, and this computer's chip and system for the log."""
 
+import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,9 @@ from typing import Protocol
 from mvig_nas.device_log import Device, Network, TimmNetwork
 
 Notes = Mapping[str, str | int | float | bool]
+UNKNOWN = "unknown"
+MACOS = "Darwin"
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -88,3 +93,34 @@ class Backend(Protocol):
             MvigNasError: this backend cannot run it.
         """
         ...
+
+
+def chip() -> str:
+    """The CPU's name as the system tells it."""
+    if platform.system() == MACOS:
+        return sysctl("machdep.cpu.brand_string")
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return printable(platform.processor())
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return printable(names[0] if names else platform.machine())
+
+
+def system() -> tuple[str, str]:
+    """Operating system and its version: `macOS` with its own, else the kernel's."""
+    if platform.system() == MACOS:
+        return "macOS", printable(platform.mac_ver()[0])
+    return printable(platform.system()), printable(platform.release())
+
+
+def sysctl(name: str) -> str:
+    """One of macOS's system values."""
+    done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
+    return printable(done.stdout)
+
+
+def printable(text: str) -> str:
+    """A text that a log takes."""
+    plain = " ".join("".join(each for each in text if each.isprintable() or each.isspace()).split())
+    return plain[:_LONGEST].strip() or UNKNOWN

@@ -8,6 +8,7 @@ converting it. On a phone it installs a small app, sends it the model and an inp
 import asyncio
 import atexit
 import platform
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -16,9 +17,7 @@ import mvig_nas
 from mvig_nas.coreml import tools
 from mvig_nas.device_log import Device
 from mvig_nas.errors import MvigNasError, closest
-from mvig_nas.measure.backend import Notes, Target
-from mvig_nas.measure.compute_plan import placement
-from mvig_nas.measure.host import MACOS, UNKNOWN, chip, printable, sysctl, system
+from mvig_nas.measure.backend import MACOS, UNKNOWN, Notes, Target, chip, printable, sysctl, system
 from mvig_nas.measure.packages import PackageInput, package_input
 
 # Our names of compute units, and the members of coremltools' ComputeUnit.
@@ -30,6 +29,12 @@ _LONGEST_NOTE = 200
 _UNIT_DIGITS = 4  # of the UDID: enough to tell a desk's phones apart, too few to find a phone by
 
 _T = TypeVar("_T")
+_UNITS = {
+    "MLCPUComputeDevice": "cpu",
+    "MLGPUComputeDevice": "gpu",
+    "MLNeuralEngineComputeDevice": "neural-engine",
+}
+_DIGITS = 4
 
 
 class CoreMl:
@@ -233,3 +238,28 @@ def _coremltools_errors(rule: str) -> Iterator[None]:
     except Exception as error:
         text = printable(f"{type(error).__name__}: {error}")
         raise MvigNasError(f"{rule}, got {text}; then run the same command again: measured rows are kept.") from error
+
+
+def placement(plan: Any) -> dict[str, float]:
+    """Shares of a model's estimated cost on `cpu`, `gpu` and `neural-engine`, largest first; they add up to 1.
+
+    Empty where the plan says nothing: no ML program, no costs, or a compute unit that is unknown here.
+
+    Args:
+        plan: coremltools' `MLComputePlan`, of this computer or of a connected phone.
+    """
+    program = plan.model_structure.program
+    if program is None or "main" not in program.functions:
+        return {}
+    costs: Counter[str] = Counter()
+    for operation in program.functions["main"].block.operations:
+        usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
+        cost = plan.get_estimated_cost_for_mlprogram_operation(operation)
+        if usage is None or cost is None:
+            continue  # constants run nowhere
+        unit = _UNITS.get(type(usage.preferred_compute_device).__name__)
+        if unit is None:
+            return {}
+        costs[unit] += cost.weight
+    total = sum(costs.values())
+    return {unit: round(cost / total, _DIGITS) for unit, cost in costs.most_common()} if total > 0 else {}

@@ -17,8 +17,8 @@ from torch import nn
 from mvig_nas import coreml, kernels
 from mvig_nas.architecture import PRESETS, Architecture, Stage
 from mvig_nas.coreml import tools
-from mvig_nas.coreml.normalisation import applied as normalisation
 from mvig_nas.coreml.package import SavedProgram
+from mvig_nas.coreml.package import applied_normalisation as normalisation
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import MobileViG, build, folded
 from mvig_nas.network.blocks import MBConv

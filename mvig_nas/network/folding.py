@@ -1,4 +1,4 @@
-"""The form of a network that is measured: `kernels`' `exported`, as Core ML runs it."""
+"""The inference form of a network (`kernels`' `exported`): branches are fused and batch norms folded."""
 
 import copy
 from collections import Counter
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from mvig_nas.network import MobileViG, folded
+from mvig_nas.network.mobilevig import MobileViG, folded
 
 _TOLERANCE = 1e-3  # of the largest output
 
