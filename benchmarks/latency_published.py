@@ -26,7 +26,7 @@ from sklearn.svm import SVR
 
 from mvig_nas.latency.features import FEATURES, PRIOR_MS, SHARES, FloatArray
 from mvig_nas.latency.held_out import KNOWN, UNKNOWN, HeldOut, figures, hold_out_pooled, leave_out, parts_of
-from mvig_nas.latency.predictor import LatencyPredictor
+from mvig_nas.latency.latency_predictor import LatencyPredictor
 from mvig_nas.latency.published import DEVICES, read_published
 from mvig_nas.latency.rows import Rows, chip_of, device_of
 

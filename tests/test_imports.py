@@ -97,3 +97,33 @@ def test_no_module_is_long() -> None:
         if (lines := len(path.read_text().splitlines())) > 620
     }
     assert not long
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    imports = {module_name(path): files_imported(path) for path in modules()}
+    # a file that imports nothing that is left is put aside, until only circles are left
+    while free := {name for name, needed in imports.items() if not needed & imports.keys()}:
+        imports = {name: needed for name, needed in imports.items() if name not in free}
+    assert not imports, f"these files import each other: {sorted(imports)}"
+
+
+def test_no_two_files_have_one_name() -> None:
+    names = [path.name for path in modules() if path.name != "__init__.py"]
+    assert {name for name in names if names.count(name) > 1} == set()
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def files_imported(path: Path) -> set[str]:
+    """The package's modules that a file imports anywhere, also inside functions and for type checking only."""
+    known = {module_name(each) for each in modules()}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & known) or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return (found & known) - {module_name(path)}

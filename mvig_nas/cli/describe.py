@@ -16,13 +16,13 @@ def describe(architecture: str, device: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from mvig_nas import kernels
-    from mvig_nas.cli.inputs import load_architecture
+    from mvig_nas.architecture import Architecture
     from mvig_nas.cli.output import count, interval, print_json, print_table, size
     from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.latency.published import published_latencies
     from mvig_nas.report import outside_note
 
-    network = load_architecture(architecture)
+    network = Architecture.load(architecture)
     latency = ArchitectureLatency.load(device)
     low_ms, high_ms = (float(bound[0]) for bound in latency.interval_ms([network], 0.8))
     predicted_ms = float(latency.predict_ms([network])[0])

@@ -35,9 +35,9 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     FOLDER is one that `retrain` left. A PACKAGE is a classifier's .mlpackage: its program is executed here, operation
     by operation, not by Core ML, so expect a second an image.
     """
-    from mvig_nas.cli.inputs import load_latency
     from mvig_nas.cli.output import print_json, print_table
     from mvig_nas.image_data import read_split, subset
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.latency.card import plain
     from mvig_nas.training.accuracy import shares
 
@@ -45,7 +45,7 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     if options["count"] is not None:
         images = subset(images, options["count"])
     architecture, classes, found = (_of_package if model.suffix == ".mlpackage" else _of_folder)(model, images, options)
-    latency = load_latency(options["device"])
+    latency = ArchitectureLatency.load(options["device"])
     low, high = latency.interval_ms([architecture], 0.8)
     latency_ms = float(latency.predict_ms([architecture])[0])
     if options["out"] is not None:

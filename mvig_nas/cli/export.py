@@ -92,7 +92,7 @@ def export(ctx: click.Context, /, target: str, as_json: bool, labels: Path | Non
 
 def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
     from mvig_nas import coreml, values
-    from mvig_nas.cli.inputs import load_architecture
+    from mvig_nas.architecture import Architecture
     from mvig_nas.network import load_reference_checkpoint
     from mvig_nas.training.model_folder import read_model
 
@@ -112,7 +112,7 @@ def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict
         network = load_reference_checkpoint(path, options["graph_step"])
         weights = f"checkpoint {path.name}"
     else:
-        network = coreml.untrained(load_architecture(target), options["num_classes"], options["seed"])
+        network = coreml.untrained(Architecture.load(target), options["num_classes"], options["seed"])
         weights = f"untrained, seed {options['seed']}"
     package = options["out"] or Path(f"{path.stem.removesuffix('.pth')}.mlpackage")
     verified: list[coreml.Verification] = []
@@ -136,7 +136,7 @@ def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict
 
 def _export_all(path: Path, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
     from mvig_nas import coreml
-    from mvig_nas.cli.inputs import load_architectures
+    from mvig_nas.architecture import read_architectures
 
     folder: Path = options["out"] or Path(path.stem)
     try:
@@ -146,7 +146,7 @@ def _export_all(path: Path, class_labels: tuple[str, ...] | None, options: dict[
                 bar.show(state.done, state.total, state.now)
 
             done = coreml.export_all(
-                load_architectures(path),
+                read_architectures(path),
                 folder,
                 coreml.BulkOptions(
                     options["num_classes"],

@@ -13,14 +13,14 @@ from mvig_nas.cli.options import device_option, json_option
 def spaces(device: str, as_json: bool) -> None:
     """List the shipped search spaces, with the predicted latency of their smallest and largest architectures."""
     from mvig_nas import kernels, shipped
-    from mvig_nas.cli.inputs import load_space
     from mvig_nas.cli.output import count, print_json, print_table
     from mvig_nas.latency import ArchitectureLatency
+    from mvig_nas.search_space import SearchSpace
 
     latency = ArchitectureLatency.load(device)
     found: list[dict[str, Any]] = []
     for name in shipped.space_names():
-        space = load_space(name)
+        space = SearchSpace.load(name)
         ends = [space.smallest, space.largest]
         low_ms, high_ms = latency.predict_ms(ends).tolist()
         totals = [kernels.totals(kernels.of(end)) for end in ends]

@@ -118,7 +118,7 @@ def _backends(ctx: click.Context, options: dict[str, Any]) -> "list[Backend]":
 
 
 def _targets(name: str) -> "list[Target]":
-    from mvig_nas.cli.inputs import load_architecture, load_architectures
+    from mvig_nas.architecture import Architecture, read_architectures
     from mvig_nas.measure import Target, package_target, timm_target
 
     if name.startswith("timm:"):
@@ -127,8 +127,8 @@ def _targets(name: str) -> "list[Target]":
     if path.suffix == ".mlpackage":
         return [package_target(path)]
     if path.suffix != ".jsonl":
-        return [Target(load_architecture(name))]
-    return [Target(architecture) for architecture in load_architectures(path)]
+        return [Target(Architecture.load(name))]
+    return [Target(architecture) for architecture in read_architectures(path)]
 
 
 def _show(bar: Bar, state: "Progress") -> None:

@@ -48,7 +48,7 @@ def fit(logs: tuple[Path, ...], out: Path, start_from: str | None, k_fold: int, 
     from mvig_nas.errors import MvigNasError
     from mvig_nas.latency.card import card, evaluate, plain, rows_of, wild_rows, write_card
     from mvig_nas.latency.held_out import OWN, folds
-    from mvig_nas.latency.predictor import fit_device
+    from mvig_nas.latency.latency_predictor import fit_device
 
     if (out / "predictor.json").exists():
         raise MvigNasError(f"a predictor is never overwritten, and {out} holds one; take another folder.")

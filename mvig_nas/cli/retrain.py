@@ -131,7 +131,7 @@ def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     """What a new training is to be, as plain values."""
     from dataclasses import replace
 
-    from mvig_nas.cli.inputs import load_architecture
+    from mvig_nas.architecture import Architecture
     from mvig_nas.recipes import load_plan
     from mvig_nas.training.model_folder import read_model
 
@@ -145,7 +145,7 @@ def _asked(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
         architecture = read_model(target).network.architecture
         start = {"model": str(target.resolve())}
     else:
-        architecture = load_architecture(options["target"])
+        architecture = Architecture.load(options["target"])
     if options["resolution"] is not None:
         architecture = replace(architecture, resolution=options["resolution"])
     taught = dict(options["distillation"])

@@ -50,23 +50,26 @@ def sample(
     as_json: bool,
 ) -> None:
     """Draw different architectures from a search space, to look at or to measure."""
-    from mvig_nas.cli.inputs import load_latency, load_space
     from mvig_nas.cli.output import print_json
     from mvig_nas.errors import MvigNasError
     from mvig_nas.files import save
+    from mvig_nas.latency import ArchitectureLatency
+    from mvig_nas.search_space import SearchSpace
 
-    choices = load_space(space)
+    choices = SearchSpace.load(space)
     if against is not None and spread != "latency":
         raise click.UsageError("--against is of --spread latency.", ctx)
     if number > choices.size:
         raise MvigNasError(f"`--number` must be at most the space's size, {choices.size}, got {number}; ask for fewer.")
     if spread == "uniform":
-        chosen = _uniform(choices, number, seed, None if latency_ms is None else load_latency(device), latency_ms)
+        chosen = _uniform(
+            choices, number, seed, None if latency_ms is None else ArchitectureLatency.load(device), latency_ms
+        )
     else:
         from mvig_nas.latency.selection import spread as pick
 
-        predictor = None if against is None else load_latency(against).predictor
-        latency = load_latency(against if against is not None and not is_given(ctx, "device") else device)
+        predictor = None if against is None else ArchitectureLatency.load(against).predictor
+        latency = ArchitectureLatency.load(against if against is not None and not is_given(ctx, "device") else device)
         chosen = pick(choices, latency, number, against=predictor, seed=seed, budget_ms=latency_ms)
     lines = "".join(architecture.to_json() + "\n" for architecture in chosen)
     if out is None:

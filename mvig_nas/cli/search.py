@@ -104,7 +104,7 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     """
     from mvig_nas import scores, shipped
     from mvig_nas.budget import Budget
-    from mvig_nas.cli.inputs import load_latency
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.report import preset_rows, write_report
     from mvig_nas.search import search as run_search
     from mvig_nas.search_space import SearchSpace
@@ -118,7 +118,7 @@ def search(ctx: click.Context, /, as_json: bool, out: Path | None, resume: bool,
     if space is None:
         space = SearchSpace.from_toml(shipped.space_path(options["space"]))
     budget = Budget(**limits, confidence=options["confidence"])
-    latency = load_latency(options["device"])
+    latency = ArchitectureLatency.load(options["device"])
     data: Path | None = options["data"]
     score = scores.load(options["score"] or scores.DEFAULT, seed=options["seed"], data=data, space=space)
     folder = out or _new_folder(space.name, options)

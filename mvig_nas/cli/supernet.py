@@ -64,7 +64,6 @@ def train(ctx: click.Context, /, **options: Any) -> None:
     torchrun --nproc-per-node 8 -m mvig_nas supernet train ...
     """
     from mvig_nas import recipes
-    from mvig_nas.cli.inputs import load_space
     from mvig_nas.image_data import check_same_classes, hold_out, read_split
     from mvig_nas.search_space import SearchSpace
     from mvig_nas.training import StopTraining, SupernetPlan, read_checkpoint, train_supernet
@@ -80,7 +79,7 @@ def train(ctx: click.Context, /, **options: Any) -> None:
         recipe = recipes.changed(saved["recipe"], options["changes"])
     else:
         recipe = recipes.load(options["recipe"], options["changes"])
-    space = SearchSpace.from_dict(saved["space"]) if saved and not is_given(ctx, "space") else load_space(
+    space = SearchSpace.from_dict(saved["space"]) if saved and not is_given(ctx, "space") else SearchSpace.load(
         options["space"]
     )  # fmt: skip
     train_images = read_split(options["data"], "train")
@@ -166,16 +165,16 @@ def rank(supernets: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     from dataclasses import asdict, replace
 
     from mvig_nas import values
-    from mvig_nas.cli.inputs import load_latency
     from mvig_nas.cli.output import print_json
     from mvig_nas.image_data import check_same_classes, read_split
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.ranking import StandAlonePlan, markdown_table, proxies, stand_alone, stratified, write_ranking
     from mvig_nas.ranking import rank as compare
     from mvig_nas.scores import SupernetScore, training_split
     from mvig_nas.training import StopTraining
 
     data = options["data"]
-    latency = load_latency(options["device"])
+    latency = ArchitectureLatency.load(options["device"])
     names = [_name(path, supernets) for path in supernets]
     scored = [
         SupernetScore(path, data, device=options["torch_device"], workers=options["workers"]) for path in supernets
@@ -259,9 +258,9 @@ def _take_from_run(ctx: click.Context, saved: dict[str, Any], options: dict[str,
 def _latency_range(options: dict[str, Any], labels: dict[str, Any]) -> "LatencyRange | None":
     if not options["latency_range"]:
         return None
-    from mvig_nas.cli.inputs import load_latency
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.training import LatencyRange
 
     low_ms, high_ms = options["latency_range"]
     labels |= {"latency_range_ms": [low_ms, high_ms], "device": options["device"]}
-    return LatencyRange(load_latency(options["device"]), low_ms, high_ms)
+    return LatencyRange(ArchitectureLatency.load(options["device"]), low_ms, high_ms)

@@ -1,8 +1,8 @@
 """Latency from kernel lists: features, predictors of phones and of one's own device, evaluation."""
 
 from mvig_nas.latency.features import FEATURES, kernel_features, network_features
+from mvig_nas.latency.latency_predictor import Explanation, Fitted, LatencyPredictor, fit_device
 from mvig_nas.latency.per_architecture import ArchitectureLatency
-from mvig_nas.latency.predictor import Explanation, Fitted, LatencyPredictor, fit_device
 from mvig_nas.latency.rows import CHIPS, chip_of
 
 __all__ = [

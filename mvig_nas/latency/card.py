@@ -25,7 +25,7 @@ from mvig_nas.latency.held_out import (
     hold_out,
     learning_curve,
 )
-from mvig_nas.latency.predictor import Fitted, LatencyPredictor
+from mvig_nas.latency.latency_predictor import Fitted, LatencyPredictor
 from mvig_nas.latency.published import families, log_networks
 from mvig_nas.latency.rows import Rows
 

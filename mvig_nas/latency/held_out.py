@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.features import FloatArray, network_features
-from mvig_nas.latency.predictor import LatencyPredictor, fit_device
+from mvig_nas.latency.latency_predictor import LatencyPredictor, fit_device
 from mvig_nas.latency.rows import Rows, device_of
 
 COVERAGE = 0.8

@@ -15,7 +15,7 @@ from mvig_nas import shipped
 from mvig_nas.architecture import Architecture, Stage
 from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, of, sections
 from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features
-from mvig_nas.latency.predictor import LatencyPredictor
+from mvig_nas.latency.latency_predictor import LatencyPredictor
 
 _NUM_CLASSES = 1000
 _Producer = Literal["image", "act", "conv", "add"]

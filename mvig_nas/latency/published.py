@@ -25,7 +25,7 @@ from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.files import write_whole
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.features import network_features
-from mvig_nas.latency.predictor import LatencyPredictor
+from mvig_nas.latency.latency_predictor import LatencyPredictor
 from mvig_nas.latency.rows import Rows
 
 DEVICES = ("iphone-12", "iphone-12-pro", "iphone-12-pro-max", "iphone-13", "iphone-13-mini", "iphone-14")

@@ -14,8 +14,8 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.latency.device_model import starting_covariance, templates
 from mvig_nas.latency.features import FloatArray
+from mvig_nas.latency.latency_predictor import LatencyPredictor
 from mvig_nas.latency.per_architecture import ArchitectureLatency
-from mvig_nas.latency.predictor import LatencyPredictor
 from mvig_nas.search_space import SearchSpace
 
 _NOISE = 0.02  # of a measurement, in log t

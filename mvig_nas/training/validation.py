@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, share
 from mvig_nas.network import MobileViG
 from mvig_nas.training.accuracy import Accuracy, accuracies, shares
-from mvig_nas.training.loop import Validated
 from mvig_nas.training.model_folder import CONFIG, TrainedModel, read_model, write_model
 from mvig_nas.training.process import Process
+from mvig_nas.training.training_loop import Validated
 
 _BEST = "best"  # in a training's folder
 

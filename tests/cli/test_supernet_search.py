@@ -19,9 +19,9 @@ from mvig_nas import recipes, scores, values
 from mvig_nas.architecture import Architecture, preset
 from mvig_nas.budget import Budget
 from mvig_nas.cli import main
-from mvig_nas.cli.inputs import load_latency
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, hold_out, read_split
+from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.network import build
 from mvig_nas.ranking import StandAlone, StandAlonePlan, proxies, rank, stand_alone, stratified, write_ranking
 from mvig_nas.scores import SupernetScore, training_split
@@ -169,7 +169,7 @@ def test_a_supernet_that_held_out_nothing_cannot_score(data: Path, tmp_path: Pat
 
 
 def test_search_by_supernet_resumes_only_with_the_same_weights(data: Path, copied: Path, tmp_path: Path) -> None:
-    latency = load_latency("iphone-13-mini")
+    latency = ArchitectureLatency.load("iphone-13-mini")
     folder = tmp_path / "run"
     options: dict[str, Any] = {"sampler": "evolution", "folder": folder}
     score = scores.load(f"supernet:{copied}", data=data, space=SPACE)
@@ -189,7 +189,7 @@ def test_search_by_supernet_resumes_only_with_the_same_weights(data: Path, copie
 
 
 def test_stratified_architectures_cover_the_range_of_latencies() -> None:
-    latency = load_latency("iphone-13-mini")
+    latency = ArchitectureLatency.load("iphone-13-mini")
     space = SearchSpace.from_toml(space_path("micro"))
     chosen = stratified(space, latency, 12, seed=3)
     assert chosen == stratified(space, latency, 12, seed=3) != stratified(space, latency, 12, seed=4)
@@ -250,7 +250,7 @@ def test_stand_alone_trainings_are_kept_resumed_and_shared(data: Path, tmp_path:
 
 
 def test_rank_keeps_estimates_and_leaves_out_what_has_none(tmp_path: Path) -> None:
-    latency = load_latency("iphone-13-mini")
+    latency = ArchitectureLatency.load("iphone-13-mini")
     space = SearchSpace.from_toml(space_path("micro"))
     architectures = stratified(space, latency, 6, seed=0)
     results = [StandAlone(a, s, 0.1 * place + 0.02 * s, 1.0) for place, a in enumerate(architectures) for s in (0, 1)]
