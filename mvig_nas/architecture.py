@@ -180,7 +180,7 @@ class Architecture:
                 f"no preset and no file is called {name!r}; {closest(name, PRESETS)} A run has a winner.json."
             )
         try:
-            values = json.loads(_text_of(path))
+            values = json.loads(_text_of(path, "an architecture file"))
             return cls.from_dict(values.get("architecture", values) if isinstance(values, dict) else values)
         except json.JSONDecodeError as error:
             raise MvigNasError(
@@ -210,7 +210,7 @@ def read_architectures(path: Path) -> list[Architecture]:
         MvigNasError: the file cannot be read, or a line holds no architecture.
     """
     found = []
-    for number, line in enumerate(_text_of(path).splitlines(), start=1):
+    for number, line in enumerate(_text_of(path, "a file of architectures").splitlines(), start=1):
         if line.strip():
             try:
                 found.append(Architecture.from_json(line))
@@ -219,11 +219,11 @@ def read_architectures(path: Path) -> list[Architecture]:
     return found
 
 
-def _text_of(path: Path) -> str:
+def _text_of(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise MvigNasError(f"an architecture file must be readable text, got {error} for {path}.") from error
+        raise MvigNasError(f"{what} must be readable text, got {error} for {path}.") from error
 
 
 def stage_sizes(resolution: int) -> tuple[int, ...]:
