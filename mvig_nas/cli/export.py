@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from mvig_nas.cli.options import is_given, json_option, seed_option
+from mvig_nas.cli.generated import is_given
+from mvig_nas.cli.options import json_option, seed_option
 from mvig_nas.cli.progress import Bar
 
 if TYPE_CHECKING:

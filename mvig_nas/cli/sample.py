@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvig_nas.cli.options import DURATION, device_option, is_given, json_option, seed_option, space_option
+from mvig_nas.cli.generated import is_given
+from mvig_nas.cli.options import DURATION, device_option, json_option, seed_option, space_option
 
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mvig_nas import run_folder
+from mvig_nas.cli.generated import is_given
 from mvig_nas.cli.options import (
     BYTES,
     COUNT,
     DURATION,
     data_option,
     device_option,
-    is_given,
     json_option,
     seed_option,
     space_option,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from mvig_nas.search import Progress, Study
     from mvig_nas.search.contracts import Score
 
-_RUNS = Path("results/runs")
 _RAY_ONLY = ("address", "workers", "cpus_per_worker", "gpus_per_worker", "evaluation_timeout")
 _PROPOSALS_PER_WORKER = 2  # so that few wait for the last of a turn
 
@@ -188,13 +188,7 @@ def _take_from_study(ctx: click.Context, out: Path | None, options: dict[str, An
 
 def _new_folder(space: str, options: dict[str, Any]) -> Path:
     target = f"{options['latency_ms']:g}ms" if options["latency_ms"] else "front" if options["front"] else "budget"
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{space}-{target}-seed{options['seed']}"
-    folder = _RUNS / stem
-    number = 2
-    while folder.exists():
-        folder = _RUNS / f"{stem}-{number}"
-        number += 1
-    return folder
+    return run_folder.new_folder(f"{space}-{target}", options["seed"])
 
 
 def _command() -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvig_nas.cli.generated import GroupedCommand, changes_of
-from mvig_nas.cli.options import DURATION, data_option, device_option, is_given, json_option, space_option
+from mvig_nas.cli.generated import GroupedCommand, changes_of, is_given
+from mvig_nas.cli.options import DURATION, data_option, device_option, json_option, space_option
 from mvig_nas.cli.progress import Bar
 from mvig_nas.cli.training_options import (
     EXECUTION_OPTIONS,

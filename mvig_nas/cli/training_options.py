@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mvig_nas import run_folder
 from mvig_nas.cli.progress import Bar
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def new_run_folder(name: str, seed: int) -> Path:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise click.UsageError("several processes need --out, a run folder that all of them know.")
-    return Path("results/runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-seed{seed}"
+    return run_folder.new_folder(name, seed)
 
 
 class TrainingShown:

@@ -11,7 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import groupby, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from mvig_nas import kernels
 from mvig_nas.architecture import PRESETS, Architecture
@@ -26,9 +26,6 @@ from mvig_nas.search.study import Settings, Study
 from mvig_nas.search.turn import Turn
 from mvig_nas.search.verdict import Judge, attainable
 from mvig_nas.search_space import SearchSpace
-
-if TYPE_CHECKING:
-    pass
 
 # turns in a row that brought nothing new before the search helps the sampler out
 _STALE_TURNS = 3
