@@ -19,15 +19,32 @@ _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teache
 @click.argument("model", type=click.Path(path_type=Path), metavar="FOLDER|PACKAGE")
 @data_option(help="Folder with val/CLASS/*.jpg.")
 @click.option(
-    "--images", "count", type=click.IntRange(1), help="So many of them, each class in proportion.  [default: all]"
+    "--images",
+    "count",
+    type=click.IntRange(1),
+    help="Number of images to classify, each class in proportion.  [default: all]",
 )
 @click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Floating-point type of the computation.",
 )
-@click.option("--torch-device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, or a GPU if any.")
+@click.option(
+    "--torch-device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Device to compute on, as torch names it; auto takes a GPU where there is one.",
+)
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images.")
 @device_option()
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="For classes.csv and confusion.png.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write classes.csv and confusion.png into.",
+)
 @json_option()
 def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     """Top-1 and top-5 of a trained model on the validation images, with its predicted latency.

@@ -38,20 +38,33 @@ _LAST = "last"  # weights of the last step, where the model's are an average
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one]")
 @click.option("--resume", is_flag=True, help="Go on with the training in --out, as it was asked for.")
 @click.option("--plan", "plan_name", default=_PLAN, show_default=True, metavar="NAME|FILE.toml",
-    help="What the options below change; `short` is for some ten thousand images.")  # fmt: skip
+    help="Training plan that the options below change; `short` is for some ten thousand images.")  # fmt: skip
 @changes_of(Recipe, "changes", title="Training recipe")
-@click.option("--resolution", type=click.IntRange(32), help="Train at another one than the architecture's.")
-@click.option("--teacher", metavar="NAME|none", help="A timm model to learn from.  [default: the plan's]")
+@click.option(
+    "--resolution",
+    type=click.IntRange(32),
+    help="Side of the training images in pixels, in place of the architecture's.",
+)
+@click.option("--teacher", metavar="NAME|none", help="Timm model that the network learns from.  [default: the plan's]")
 @click.option("--teacher-checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Its weights; without it timm downloads them.")  # fmt: skip
-@click.option("--teacher-resolution", type=click.IntRange(32), help="What it sees images at.  [default: its own]")
+    help="Weights of the teacher; timm downloads them if this is not given.")  # fmt: skip
+@click.option(
+    "--teacher-resolution",
+    type=click.IntRange(32),
+    help="Side in pixels at which the teacher sees the images.  [default: the teacher's own]",
+)
 @click.option("--teacher-cache", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
-    help="Keep its answers for other trainings of the same recipe.")  # fmt: skip
+    help="Folder where the teacher's answers are kept for other trainings of the same recipe.")  # fmt: skip
 @changes_of(Distillation, "distillation", title="Learning from the teacher")
-@click.option("--from-supernet", type=click.Path(path_type=Path), metavar="PATH", help="Begin with its weights.")
+@click.option(
+    "--from-supernet",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Supernet whose weights the network begins with.",
+)
 @with_options(EXECUTION_OPTIONS)
 @click.option("--validate-every", type=click.IntRange(0), default=1, show_default=True, metavar="EPOCHS",
-    help="0: at the end alone.")  # fmt: skip
+    help="Epochs between validations; 0 validates at the end only.")  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Let torch compile the network first.")
 @json_option()
 @click.pass_context

@@ -35,26 +35,50 @@ def supernet() -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one]")
 @click.option("--resume", is_flag=True, help="Go on with the training in --out; options not given are taken from it.")
 @click.option(
-    "--recipe", default=_RECIPE, show_default=True, metavar="NAME|FILE.toml", help="What the options below change."
+    "--recipe",
+    default=_RECIPE,
+    show_default=True,
+    metavar="NAME|FILE.toml",
+    help="Training recipe that the options below change.",
 )
 @changes_of(Recipe, "changes", title="Training recipe", leave_out=("repeats",))
 @click.option(
     "--sampling", type=click.Choice(["sandwich", "uniform"]), default="sandwich", show_default=True,
-    help="Largest, smallest and random sub-networks in every step, or random ones only.",
+    help="Train the largest, the smallest and random sub-networks in every step, or random ones only.",
 )  # fmt: skip
-@click.option("--random-networks", type=click.IntRange(1), default=2, show_default=True, help="Of them, a step.")
+@click.option(
+    "--random-networks",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Random sub-networks that are trained in every step.",
+)
 @click.option(
     "--distillation", type=click.Choice(["kl", "alpha", "none"]), default="kl", show_default=True,
-    help="What sub-networks learn from the largest one's logits.",
+    help="Divergence from the largest sub-network's answers that the others learn by; none for the labels.",
 )  # fmt: skip
 @click.option("--progressive", is_flag=True, help="Open kernels, then depths, then widths.")
 @click.option(
-    "--latency-range", type=(DURATION, DURATION), metavar="LOW HIGH", help="Draw random sub-networks inside it."
+    "--latency-range",
+    type=(DURATION, DURATION),
+    metavar="LOW HIGH",
+    help="Draw random sub-networks whose predicted latency is in this range.",
 )
 @device_option()
-@click.option("--teacher", metavar="NAME", help="A timm model that teaches the largest sub-network.")
-@click.option("--teacher-checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
-@click.option("--teacher-share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the loss.")
+@click.option("--teacher", metavar="NAME", help="Timm model that teaches the largest sub-network.")
+@click.option(
+    "--teacher-checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Weights of the teacher; timm downloads them if this is not given.",
+)
+@click.option(
+    "--teacher-share",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the teacher in the loss of the largest sub-network.",
+)
 @with_options(EXECUTION_OPTIONS)
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> None:

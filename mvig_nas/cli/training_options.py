@@ -16,16 +16,39 @@ if TYPE_CHECKING:
 
 EXECUTION_OPTIONS = (
     click.option(
-        "--torch-device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, or a GPU if any."
+        "--torch-device",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="Device to train on, as torch names it; auto takes a GPU where there is one.",
     ),
-    click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images."),
-    click.option("--in-memory", is_flag=True, help="Keep decoded images in memory, in each worker."),
     click.option(
-        "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+        "--workers",
+        type=click.IntRange(0),
+        default=2,
+        show_default=True,
+        help="Processes that read and augment images.",
     ),
-    click.option("--channels-last/--channels-first", default=True, show_default=True, help="Layout of images."),
+    click.option("--in-memory", is_flag=True, help="Keep decoded images in the memory of each worker."),
     click.option(
-        "--checkpoint-minutes", type=click.FloatRange(0), default=10.0, show_default=True, help="Between checkpoints."
+        "--precision",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        default="float32",
+        show_default=True,
+        help="Floating-point type of the forward passes.",
+    ),
+    click.option(
+        "--channels-last/--channels-first",
+        default=True,
+        show_default=True,
+        help="Memory layout of the images; GPUs are faster with the channels last.",
+    ),
+    click.option(
+        "--checkpoint-minutes",
+        type=click.FloatRange(0),
+        default=10.0,
+        show_default=True,
+        help="Minutes between checkpoints.",
     ),
 )
 

@@ -1,5 +1,6 @@
 """Recipes: how networks are trained, as values that are read from TOML files and changed by options, without torch."""
 
+from mvig_nas.recipes.execution import Execution
 from mvig_nas.recipes.plan import Distillation, Plan
 from mvig_nas.recipes.preprocessing import Preprocessing
 from mvig_nas.recipes.recipe import Recipe
@@ -7,6 +8,7 @@ from mvig_nas.recipes.recipe_files import changed, load, load_plan, names, path_
 
 __all__ = [
     "Distillation",
+    "Execution",
     "Plan",
     "Preprocessing",
     "Recipe",

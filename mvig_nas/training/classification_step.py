@@ -8,9 +8,8 @@ from torch import Tensor
 
 from mvig_nas.network import MobileViG
 from mvig_nas.recipes import Distillation
-from mvig_nas.training.distillation import teacher_loss
-from mvig_nas.training.supernet_losses import classification
-from mvig_nas.training.training_loop import Backward
+from mvig_nas.training.losses import classification, teacher_loss
+from mvig_nas.training.step import Backward
 
 # normalised images (B, 3, R, R) and the micro-batch's number to logits (B, classes)
 AskTeacher = Callable[[Tensor, int], Tensor]

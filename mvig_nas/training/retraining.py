@@ -12,13 +12,14 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, seeded
 from mvig_nas.network import MobileViG, build
-from mvig_nas.recipes import Distillation, Recipe
+from mvig_nas.recipes import Distillation, Execution, Recipe
 from mvig_nas.training.classification_step import AskTeacher, ClassificationStep
 from mvig_nas.training.process import Process
+from mvig_nas.training.step import Validate, images_of, steps_of
 from mvig_nas.training.teacher import Teacher
 from mvig_nas.training.teacher_cache import TeacherCache
 from mvig_nas.training.training_log import Progress
-from mvig_nas.training.training_loop import Execution, Validate, images_of, steps_of, train
+from mvig_nas.training.training_loop import train
 
 _WEIGHTS_SEED = 3
 _CLASSIFIERS = ("head.", "head_dist.")

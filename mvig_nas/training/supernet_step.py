@@ -11,9 +11,9 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import resized
 from mvig_nas.supernet import Supernet
+from mvig_nas.training.losses import DISTILLATIONS, classification
+from mvig_nas.training.step import Backward
 from mvig_nas.training.subnetwork_sampling import WIDTHS_OPEN, Sampling
-from mvig_nas.training.supernet_losses import DISTILLATIONS, classification
-from mvig_nas.training.training_loop import Backward
 
 Teacher = Callable[[Tensor], Tensor]  # normalised images (B, 3, R, R) to logits (B, classes)
 

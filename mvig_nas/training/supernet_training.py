@@ -7,14 +7,15 @@ from typing import Any, cast
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, seeded
-from mvig_nas.recipes import Recipe
+from mvig_nas.recipes import Execution, Recipe
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, Supernet, save_supernet
 from mvig_nas.training.process import Process
+from mvig_nas.training.step import images_of
 from mvig_nas.training.subnetwork_sampling import LatencyRange, Sampling
 from mvig_nas.training.supernet_step import SupernetStep, Teacher
 from mvig_nas.training.training_log import Progress
-from mvig_nas.training.training_loop import Execution, Outcome, images_of, train
+from mvig_nas.training.training_loop import Outcome, train
 from mvig_nas.values import plain
 
 _WEIGHTS_SEED = 3

@@ -7,12 +7,11 @@ on a CPU).
 
 import contextlib
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from timm.data import Mixup
@@ -22,8 +21,8 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, TrainingImages, seeded
-from mvig_nas.recipes import Recipe
+from mvig_nas.image_data import TrainingImages, seeded
+from mvig_nas.recipes import Execution, Recipe
 from mvig_nas.training.checkpoint import (
     FILE,
     check_same,
@@ -32,8 +31,8 @@ from mvig_nas.training.checkpoint import (
     write_checkpoint,
 )
 from mvig_nas.training.guard import Guard, Rollback
-from mvig_nas.training.memory import freed_memory_kept
-from mvig_nas.training.process import Process
+from mvig_nas.training.process import Process, freed_memory_kept, stop_requests
+from mvig_nas.training.step import Step, Validate, steps_of
 from mvig_nas.training.training_log import VALIDATION, Log, Progress
 from mvig_nas.values import plain
 
@@ -43,82 +42,9 @@ _SHOWN = 20  # steps between rows of the log
 _WARMUP_RATE = 1e-6
 _STEP_SEED, _MIXUP_SEED = 1, 2
 
-Backward = Callable[[Tensor], None]
-
-
-class Step(Protocol):
-    """What one micro-batch does: forward and backward passes over `model`.
-
-    It calls `backward` once for every loss, and returns detached scalars, among them `loss`, which the guard watches.
-    """
-
-    @property
-    def model(self) -> nn.Module:
-        """What is trained."""
-
-    def start(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> bool:
-        """Called before a step's first micro-batch, and for a step that is left out.
-
-        Whether another phase begins, in which weights have changed places or losses are of other networks: the moving
-        average and the guard then begin anew.
-        """
-
-    def __call__(self, images: Tensor, targets: Tensor, backward: Backward, number: int) -> dict[str, Tensor]:
-        """Scalars of one micro-batch, the `number`th of the training; targets (B,) numbers or (B, classes) shares.
-
-        Equal numbers have equal images, augmented and mixed, in all trainings of one recipe.
-        """
-
-
-@dataclass(frozen=True)
-class Validated:
-    """What a validation found: scalars for the log, under names other than the training's own, and a line to show."""
-
-    values: Mapping[str, float]
-    message: str
-
-
-Validate = Callable[[nn.Module, int], Validated]  # the model, or its moving average, after so many whole epochs
-
 
 class StopTraining(MvigNasError):  # noqa: N818 - it is no error
     """The training was asked to stop (SIGTERM, Ctrl-C) and has saved its state."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a training runs, which does not change what it computes (but for rounding, by precision).
-
-    Args:
-        precision: of the forward passes, one of `PRECISIONS`.
-        channels_last: memory layout that GPUs are faster with.
-        checkpoint_minutes: time between checkpoints.
-        stop_after: number of steps after which to save and stop, as if a signal had come.
-        validate_every: epochs between validations, where there is something to validate with; 0 for the end alone.
-        compiled: whether torch compiles the model first, which takes a minute; for single networks.
-
-    Raises:
-        MvigNasError: a value out of range.
-    """
-
-    precision: str = "float32"
-    channels_last: bool = False
-    checkpoint_minutes: float = 10.0
-    stop_after: int | None = None
-    compiled: bool = False
-    validate_every: int = 1
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise MvigNasError(f"`precision` must be one of {tuple(PRECISIONS)}, got {self.precision!r}.")
-        if not self.checkpoint_minutes >= 0:
-            raise MvigNasError(f"`checkpoint_minutes` must be at least 0, got {self.checkpoint_minutes}.")
-        if self.stop_after is not None and self.stop_after < 1:
-            raise MvigNasError(f"`stop_after` must be at least 1, got {self.stop_after}; leave it out to go on.")
-        if self.validate_every < 0:
-            raise MvigNasError(
-                f"`validate_every` must be at least 0, got {self.validate_every}; 0 is for the end alone."
-            )
 
 
 @dataclass(frozen=True)
@@ -133,27 +59,6 @@ class Outcome:
     last: nn.Module
     rollbacks: tuple[Rollback, ...]
     seconds: float
-
-
-def images_of(
-    images: LabelledImages, recipe: Recipe, resolution: int, *, workers: int = 0, in_memory: bool = False
-) -> TrainingImages:
-    """A training's micro-batches at a resolution, as its recipe has them; `workers` and `in_memory` as there."""
-    return TrainingImages(
-        images,
-        recipe.preprocessing,
-        resolution,
-        recipe.micro_batch_size or recipe.batch_size,
-        recipe.seed,
-        repeats=recipe.repeats,
-        workers=workers,
-        in_memory=in_memory,
-    )
-
-
-def steps_of(images: TrainingImages, recipe: Recipe) -> int:
-    """Optimiser steps of a whole training."""
-    return max(1, recipe.epochs * images.batches_per_epoch // recipe.micro_batches)
 
 
 def train(
@@ -206,7 +111,7 @@ def train(
         on_progress=on_progress,
     )
     on_cpu = process.device.type == "cpu"
-    with _signals() as stopped, freed_memory_kept() if on_cpu else contextlib.nullcontext():
+    with stop_requests() as stopped, freed_memory_kept() if on_cpu else contextlib.nullcontext():
         return run(resume, stopped)
 
 
@@ -355,10 +260,10 @@ class _Run:
         """This process's micro-batches from the current step on."""
         each, process = self.recipe.micro_batches, self.process
         numbers = (
-            step * each + place
+            step * each + index
             for step in range(self.done, self.steps)
             if step not in self.skipped
-            for place in range(process.rank, each, process.world_size)
+            for index in range(process.rank, each, process.world_size)
         )
         return self.images.batches(numbers)
 
@@ -387,7 +292,7 @@ class _Run:
 
         waited = 0.0
         sums: dict[str, Tensor] = {}
-        for place in range(process.rank, recipe.micro_batches, process.world_size):
+        for index in range(process.rank, recipe.micro_batches, process.world_size):
             began = time.monotonic()
             images, targets = next(batches)
             waited += time.monotonic() - began
@@ -395,7 +300,7 @@ class _Run:
             targets = targets.to(process.device, non_blocking=True)
             if self.execution.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            number = self.done * recipe.micro_batches + place
+            number = self.done * recipe.micro_batches + index
             if self.mixup is not None:
                 with seeded(recipe.seed, _MIXUP_SEED, number):
                     images, targets = self.mixup(images, targets)
@@ -430,7 +335,7 @@ class _Run:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise MvigNasError(
-                    f"{self.folder} must be a folder that can be made, got {error.strerror!r}; take another place."
+                    f"{self.folder} must be a folder that can be made, got {error.strerror!r}; choose another folder."
                 ) from error
         self._save()
 
@@ -527,27 +432,3 @@ def _mixup(recipe: Recipe, classes: int) -> Mixup | None:
         label_smoothing=recipe.label_smoothing,
         num_classes=classes,
     )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C came: the step in flight is finished first; a second one does not wait."""
-    asked = False
-
-    def ask(number: int, _frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            signal.default_int_handler(number, _frame)
-        asked = True
-
-    before: dict[int, Any] = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, ask)
-    except ValueError:  # not the main thread, which alone may hear signals
-        before.clear()
-    try:
-        yield lambda: asked
-    finally:
-        for asked_for, handler in before.items():
-            signal.signal(asked_for, handler)

@@ -45,7 +45,7 @@ from mvig_nas.training import (
 from tests.images import write_images
 from tests.strategies import REPOSITORY, SPACES, spaces
 from tests.tiny_training import PARALLEL_RECIPE, PLAN, RECIPE, SPACE, ParallelStep, pixel_images, train_parallel
-from tests.training.test_loop import EVERY_STEP, assert_same, assert_same_training, rows
+from tests.training.test_training_loop import EVERY_STEP, assert_same, assert_same_training, rows
 
 TOY = SPACES["toy"]
 PROGRESSIVE = Sampling(SPACE, random_networks=1, progressive=True)

@@ -41,7 +41,7 @@ from mvig_nas.training import (
     train_alone,
 )
 from mvig_nas.training.guard import Guard
-from mvig_nas.training.memory import freed_memory_kept
+from mvig_nas.training.process import freed_memory_kept
 from tests.images import write_images
 from tests.strategies import REPOSITORY
 from tests.tiny_training import ALONE_RECIPE, RECIPE, SPACE, PixelStep, pixel_images, train_pixels
@@ -152,8 +152,8 @@ class TestRecipe:
         ("values", "message"),
         [
             ({"precision": "float8"}, "`precision` must be one of .*, got 'float8'"),
-            ({"checkpoint_minutes": -1.0}, "`checkpoint_minutes` must be at least 0, got -1.0"),
-            ({"stop_after": 0}, "`stop_after` must be at least 1, got 0"),
+            ({"checkpoint_minutes": -1.0}, "`checkpoint_minutes` must be a number of at least 0, got -1.0"),
+            ({"stop_after": 0}, "`stop_after` must be a whole number of at least 1, got 0"),
         ],
     )
     def test_wrong_executions(self, values: dict[str, Any], message: str) -> None:
@@ -372,7 +372,7 @@ class TestResuming:
     @pytest.mark.parametrize("place", ["file", "file/below"])
     def test_a_folder_that_cannot_be_made(self, place: str, images: LabelledImages, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(MvigNasError, match=r"must be a folder that can be made, got '.*'; take another place"):
+        with pytest.raises(MvigNasError, match=r"must be a folder that can be made, got '.*'; choose another folder"):
             train_pixels(images, PIXELS, tmp_path / place)
 
 

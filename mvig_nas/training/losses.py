@@ -1,6 +1,6 @@
-"""In-place distillation: what a sub-network learns from the largest one's logits on the same images.
+"""Losses: of the labels, of a teacher through the second classifier, and of a supernet's largest network.
 
-All take student and teacher logits (B, classes) and return the batch's mean; no gradient reaches the teacher.
+Student and teacher logits have shape (B, classes), results are the batch's mean, and no gradient reaches the teacher.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from mvig_nas.recipes import Distillation
 
 ALPHAS = (-1.0, 1.0)  # of the adaptive alpha-divergence, and its ceiling for importance weights; AlphaNet's
 LARGEST_WEIGHT = 5.0
@@ -46,3 +48,18 @@ def classification(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy with label smoothing; targets (B,) numbers, or (B, classes) shares, which are smooth already."""
     soft = targets.ndim == 2
     return F.cross_entropy(logits.float(), targets, label_smoothing=0.0 if soft else smoothing)
+
+
+def teacher_loss(student: Tensor, teacher: Tensor, distillation: Distillation) -> Tensor:
+    """What the second classifier learns from a teacher (DeiT, arXiv 2012.12877).
+
+    Hard: CE(student, argmax teacher). Soft: T^2 KL(softmax(teacher / T) || softmax(student / T)), as in the paper and
+    in timm; DeiT's own code divides that by the number of classes besides.
+    """
+    student, teacher = student.float(), teacher.detach().float()
+    if distillation.kind == "hard":
+        return F.cross_entropy(student, teacher.argmax(dim=1))
+    temperature = distillation.temperature
+    target = F.log_softmax(teacher / temperature, dim=1)
+    divergence = F.kl_div(F.log_softmax(student / temperature, dim=1), target, reduction="batchmean", log_target=True)
+    return divergence * torch.as_tensor(temperature**2, dtype=divergence.dtype)

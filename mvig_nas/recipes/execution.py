@@ -1,0 +1,45 @@
+"""Execution: how a training runs, which is not part of what it computes."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from mvig_nas.values import about, check
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a training runs, which does not change what it computes, but for rounding by the precision.
+
+    Raises:
+        MvigNasError: a value is out of range.
+    """
+
+    TITLE: ClassVar[str] = "Execution"
+
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"], about("Floating-point type of the forward passes.")
+    ] = "float32"
+    channels_last: Annotated[
+        bool,
+        about(
+            "Memory layout of the images; GPUs are faster with the channels last.",
+            flags=("--channels-last/--channels-first",),
+        ),
+    ] = False
+    checkpoint_minutes: Annotated[float, about("Minutes between checkpoints.", ge=0)] = 10.0
+    stop_after: (
+        Annotated[int, about("Steps after which the training saves its state and stops, as at a signal.", ge=1)] | None
+    ) = None
+    compiled: Annotated[
+        bool,
+        about(
+            "Whether torch compiles the network first, which takes a minute; for single networks.",
+            flags=("--compile",),
+        ),
+    ] = False
+    validate_every: Annotated[
+        int, about("Epochs between validations; 0 validates at the end only.", ge=0, metavar="EPOCHS")
+    ] = 1
+
+    def __post_init__(self) -> None:
+        check(self)
