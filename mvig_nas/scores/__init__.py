@@ -6,17 +6,22 @@ from mvig_nas.scores.named_scores import DEFAULT, NAMES, Score, load
 
 if TYPE_CHECKING:
     from mvig_nas.scores.activation_proxies import naswot, zen
+    from mvig_nas.scores.calibrated_score import CalibratedFit, CalibratedScore, fit_calibrated, save_calibrated
     from mvig_nas.scores.gradient_proxies import grad_norm, snip, synflow, zico
     from mvig_nas.scores.supernet_score import SupernetScore, training_split
 
 __all__ = [
     "DEFAULT",
     "NAMES",
+    "CalibratedFit",
+    "CalibratedScore",
     "Score",
     "SupernetScore",
+    "fit_calibrated",
     "grad_norm",
     "load",
     "naswot",
+    "save_calibrated",
     "snip",
     "synflow",
     "training_split",
@@ -33,6 +38,10 @@ _MODULES = {
     "zico": "gradient_proxies",
     "SupernetScore": "supernet_score",
     "training_split": "supernet_score",
+    "CalibratedFit": "calibrated_score",
+    "CalibratedScore": "calibrated_score",
+    "fit_calibrated": "calibrated_score",
+    "save_calibrated": "calibrated_score",
 }
 
 

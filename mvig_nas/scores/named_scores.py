@@ -83,7 +83,8 @@ def load(
     """A score by its name.
 
     Args:
-        name: one of `NAMES`, or `supernet:PATH` for top-1 of a trained supernet's sub-networks.
+        name: one of `NAMES`, `supernet:PATH` for top-1 of a trained supernet's sub-networks, or `calibrated:FOLDER`
+            for the top-1 that is predicted of a network trained alone.
         seed: of weights and inputs; the baselines `log_macs` and `log_params` have none to draw.
         resolution: side of the images in pixels, for all architectures alike; None for half of each one's own.
         batch_size: images a pass, at least 2; None for the proxy's own. SynFlow always takes one.
@@ -100,8 +101,16 @@ def load(
         if space is not None:
             score.check_space(space)
         return score
+    if name.startswith("calibrated:"):
+        from mvig_nas.scores.calibrated_score import CalibratedScore
+
+        return CalibratedScore(
+            Path(name.removeprefix("calibrated:")), lambda used, seed: load(used, seed=seed, data=data, space=space)
+        )
     if name not in NAMES:
-        raise MvigNasError(f"no score is called {name!r}; {closest(name, NAMES)} Or supernet:PATH.")
+        raise MvigNasError(
+            f"no score is called {name!r}; {closest(name, NAMES)} Or supernet:PATH, or calibrated:FOLDER."
+        )
     _require("seed", seed, 0)
     if resolution is not None:
         _require("resolution", resolution, 32)
