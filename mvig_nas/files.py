@@ -1,8 +1,10 @@
-"""Writing files so that a reader never sees half of one, and one writer at a time."""
+"""Files written whole or line by line, so that a reader never takes half of one for all, and one writer at a time."""
 
+import errno
 import fcntl
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +28,16 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what a kill left of `write_whole` of this path; for the one process that writes there.
+
+    Raises:
+        OSError: the folder is read-only.
+    """
+    for beside in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        beside.unlink(missing_ok=True)
+
+
 def save(path: Path, content: str | bytes) -> None:
     """`write_whole`, of UTF-8 where it is text, for a file that a user named.
 
@@ -38,6 +50,46 @@ def save(path: Path, content: str | bytes) -> None:
         raise MvigNasError(
             f"{path} must be writable, got {error.strerror!r}; take another place or make room."
         ) from error
+
+
+def append(path: Path, lines: str, *, whole: Callable[[bytes], int] | None = None, is_synced: bool = True) -> int:
+    """Add whole lines to a file, which is made if there is none. Several processes may append at once.
+
+    A kill at any moment leaves all of `lines`, or a beginning of them that the next call cuts away. Where the disk is
+    full, what stood there before stays as it was.
+
+    Args:
+        path: the file.
+        lines: text that ends with a line's end.
+        whole: is handed what the file holds, while no other process writes, and tells how many of its bytes are whole;
+            it may refuse the file by raising. By default, all that ends with a line's end is whole.
+        is_synced: whether the lines must be on the disk on return, not only on their way there.
+
+    Returns:
+        The number of bytes that were cut away.
+
+    Raises:
+        OSError: the file cannot be written, or the disk is full.
+    """
+    with path.open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        size = os.fstat(file.fileno()).st_size
+        is_ended = not size or os.pread(file.fileno(), 1, size - 1) == b"\n"
+        kept = size
+        if whole is not None or not is_ended:
+            content = os.pread(file.fileno(), size, 0)
+            kept = content.rfind(b"\n") + 1 if whole is None else whole(content)
+            is_ended = not kept or content[kept - 1 : kept] == b"\n"
+        if kept < size:
+            file.truncate(kept)
+        data = lines.encode() if is_ended else b"\n" + lines.encode()
+        # One call for all of it: a kill leaves everything, or a beginning that readers recognise.
+        if file.write(data) < len(data):
+            file.truncate(kept)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if is_synced:
+            os.fsync(file.fileno())
+    return size - kept
 
 
 def make_folder(folder: Path) -> None:

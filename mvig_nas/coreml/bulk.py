@@ -19,7 +19,7 @@ from mvig_nas.coreml.conversion import SUFFIX, InputKind, export, untrained
 from mvig_nas.coreml.package import METADATA_PREFIX, SavedProgram, content_sha256
 from mvig_nas.coreml.verification import Verification, verify
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import claim, save
+from mvig_nas.files import claim, remove_unfinished, save
 from mvig_nas.futures import as_completed
 
 MANIFEST = "manifest.json"
@@ -96,6 +96,7 @@ def export_all(
                 raise MvigNasError(
                     f"{folder} must be written by one export at a time, another one has it; wait for it."
                 )
+            remove_unfinished(folder / MANIFEST)
             return _export_all(unique, _Task(folder, options, is_verified), jobs, on_progress)
     except OSError as error:
         raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error

@@ -26,7 +26,7 @@ from mvig_nas.coreml.package import (
 )
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, check_classes
-from mvig_nas.network import MobileViG, build, folded
+from mvig_nas.network import MobileViG, build, for_inference
 from mvig_nas.network.blocks import MaxRelativeConv, activation
 from mvig_nas.training.accuracy import Accuracy, Tally
 
@@ -198,7 +198,7 @@ def convolutions(network: MobileViG) -> Iterator[tuple[str, Tensor, Tensor | Non
 
 def rounded_reference(network: MobileViG) -> MobileViG:
     """The folded network in fp32, its weights rounded to fp16."""
-    reference = folded(network).to("cpu", torch.float32)
+    reference = for_inference(network).to("cpu", torch.float32)
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.copy_(parameter.half())
@@ -214,7 +214,7 @@ def reference_with_constants_of(program: SavedProgram, architecture: Architectur
     Raises:
         MvigNasError: the package's convolutions are not the network's.
     """
-    reference = folded(build(architecture, num_classes).eval()).double()
+    reference = for_inference(build(architecture, num_classes).eval()).double()
     nodes = [node for node in program.nodes if node.type == "conv"]
     wanted = list(convolutions(reference))
     if len(nodes) != len(wanted):

@@ -17,7 +17,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import tools
 from mvig_nas.coreml.package import METADATA_PREFIX, PIXEL_MAXIMUM
 from mvig_nas.errors import MvigNasError
-from mvig_nas.network import MobileViG, build, folded
+from mvig_nas.network import MobileViG, build, for_inference
 from mvig_nas.training.accuracy import recalibrate
 
 InputKind = Literal["image", "tensor"]
@@ -86,7 +86,7 @@ def export(
     The package appears under `path` whole or not at all; it is built beside it and renamed.
 
     Args:
-        network: converted as `network.folded` makes it; left as it is.
+        network: converted as `network.for_inference` makes it; left as it is.
         path: where to write, ending in `.mlpackage`.
         weights: where the weights come from, for the package's metadata: `untrained, seed 0`, `checkpoint best.pt`.
         input_kind: `image` takes an RGB image of 0 to 255 and normalises it inside; `tensor` takes the normalised
@@ -111,7 +111,7 @@ def export(
     _check_choices(input_kind, minimum_deployment_target, mean, std)
     labels = None if class_labels is None else _checked_labels(class_labels, network.num_classes)
     coremltools = tools.load()
-    deployed = _Deployed(_for_inference(network), (mean, std) if input_kind == "image" else None, labels is not None)
+    deployed = _Deployed(_deployable(network), (mean, std) if input_kind == "image" else None, labels is not None)
     try:
         building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=staging or path.parent))
     except OSError as error:
@@ -171,9 +171,9 @@ class _Deployed(nn.Module):
         return logits.softmax(dim=1) if self.has_labels else logits
 
 
-def _for_inference(network: MobileViG) -> MobileViG:
-    inference = folded(network).to("cpu", torch.float32)
-    inference.set_grad_checkpointing(False)
+def _deployable(network: MobileViG) -> MobileViG:
+    """The network's inference form, refused where a weight does not fit fp16."""
+    inference = for_inference(network).to("cpu", torch.float32)
     for name, parameter in inference.named_parameters():
         if not torch.isfinite(parameter.half()).all():
             raise MvigNasError(

@@ -13,7 +13,7 @@ from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml.compare import Comparison, compare, convolutions
 from mvig_nas.coreml.package import FP16, METADATA_PREFIX, Operation, SavedProgram, check_normalisation
-from mvig_nas.network import MobileViG, folded
+from mvig_nas.network import MobileViG, for_inference
 
 _BORDER_KINDS = ("cast", "classify")
 _INDEX_KINDS = ("reshape", "tile")  # of the indices that knn gathers by
@@ -148,7 +148,7 @@ def _key(operation: Operation) -> _Key:
 
 def _check_weights(program: SavedProgram, network: MobileViG) -> tuple[int, int, float]:
     nodes = [node for node in program.nodes if node.type == "conv"]
-    wanted = list(convolutions(folded(network)))
+    wanted = list(convolutions(for_inference(network)))
     if len(nodes) != len(wanted):
         raise program.differs(f"{len(wanted)} convolutions, as in the network", f"{len(nodes)}")
     elements, rounding = 0, 0.0

@@ -1,8 +1,6 @@
 """The file: read, appended to, merged."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mvig_nas import files
 from mvig_nas.device_log.measurement import Measurement
 from mvig_nas.device_log.subject import Device, shown, units_differ
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
 
 
 @dataclass(frozen=True)
@@ -154,34 +152,24 @@ def append(path: str | Path, measurement: Measurement, allow_mixed: bool = False
         MvigNasError: the file cannot be written, holds something other than a log, or is of another device.
     """
     path = Path(path)
-    line = measurement.content.encode() + b"\n"
+    kept = b""
+
+    def whole(content: bytes) -> int:
+        nonlocal kept
+        kept, _ = _split(content)
+        _check_is_like(path, kept, measurement, allow_mixed)
+        return len(kept)
+
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-            whole, broken = _split(content)
-            _check_is_like(path, whole, measurement, allow_mixed)
-            if broken:
-                os.ftruncate(descriptor, len(whole))
-            if whole and not whole.endswith(b"\n"):
-                line = b"\n" + line
-            # One call for the whole line: a kill leaves all of it, or a beginning that readers recognise.
-            written = os.write(descriptor, line)
-            if written < len(line):
-                os.ftruncate(descriptor, len(whole))
-                raise MvigNasError(f"{path} must have room for a row, got a full disk; make room, then measure again.")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        lost = files.append(path, measurement.content + "\n", whole=whole)
     except OSError as error:
         raise MvigNasError(
             f"a device log must be writable, got {error.strerror!r} at {path}; make room or mend its rights."
         ) from error
-    if not broken:
+    if not lost:
         return None
-    place = whole.count(b"\n") + 1
-    return f"{path}, line {place}: broke off after {len(broken)} bytes and was cut away; measure its network again"
+    line = kept.count(b"\n") + 1
+    return f"{path}, line {line}: broke off after {lost} bytes and was cut away; measure its network again"
 
 
 def merge(logs: Iterable[DeviceLog], allow_mixed: bool = False) -> DeviceLog:
@@ -215,7 +203,7 @@ def write(path: str | Path, log: DeviceLog) -> None:
     path = Path(path)
     if path.exists():
         raise MvigNasError(f"a log is never overwritten, and {path} exists; take another name.")
-    save(path, log.to_jsonl())
+    files.save(path, log.to_jsonl())
 
 
 class _Consistency:

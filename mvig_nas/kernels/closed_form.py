@@ -2,7 +2,7 @@
 
 Three forms of the same network:
 - `built`: as `network.build` makes it, both classifiers, SVGA in few rolls;
-- `exported`: as `network.folded` and `coreml.export` make it, the classifiers averaged into one;
+- `exported`: as `network.for_inference` and `coreml.export` make it, the classifiers averaged into one;
 - `reference`: as the authors' code runs it, a roll for each SVGA link; published latencies are this form's.
 """
 

@@ -6,7 +6,6 @@ from mvig_nas.measure.measuring import measure
 from mvig_nas.measure.packages import package_target
 from mvig_nas.measure.session import Progress, Session, Settings, Unit
 from mvig_nas.measure.torch_cpu import TorchCpu, timm_target
-from mvig_nas.network.folding import for_inference
 
 __all__ = [
     "COREML_UNITS",
@@ -19,7 +18,6 @@ __all__ = [
     "Target",
     "TorchCpu",
     "Unit",
-    "for_inference",
     "measure",
     "package_target",
     "placement",

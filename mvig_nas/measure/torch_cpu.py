@@ -16,8 +16,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.device_log import Device, Package, TimmNetwork
 from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.measure.backend import Notes, Target, chip, system
-from mvig_nas.network import build
-from mvig_nas.network.folding import for_inference
+from mvig_nas.network import build, for_inference
 
 TORCH_CPU = "torch-cpu"
 _GENERATOR = threading.Lock()  # torch's own is one for all threads

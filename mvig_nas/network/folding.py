@@ -2,30 +2,46 @@
 
 import copy
 from collections import Counter
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from mvig_nas.network.mobilevig import MobileViG, folded
+from mvig_nas.network.blocks import ConvNorm, GraphBlock, MBConv, Stem
+from mvig_nas.network.mobilevig import MobileViG
 
 _TOLERANCE = 1e-3  # of the largest output
 
 
+@overload
+def for_inference(module: MobileViG) -> MobileViG: ...
+
+
+@overload
+def for_inference(module: nn.Module, image: Tensor) -> nn.Module: ...
+
+
 @torch.no_grad()
-def for_inference(module: nn.Module, image: Tensor) -> nn.Module:
+def for_inference(module: nn.Module, image: Tensor | None = None) -> nn.Module:
     """A copy in evaluation mode as a converter leaves it: branches fused, batch norms inside the convolutions.
 
-    A batch norm that follows no convolution or linear layer directly stays. Where folding would change the outputs
-    (a convolution whose output has other readers), the batch norms stay, all of them.
+    In a MobileViG, layer scales are folded too, both classifiers become one, their average, and activations are no
+    longer recomputed for a backward pass. In any other network, a batch norm that follows no convolution or linear
+    layer directly stays. Where folding would change the outputs (a convolution whose output has other readers), the
+    batch norms stay, all of them.
 
     Args:
         module: any network that takes one image tensor.
-        image: (1, 3, H, W), finite; runs through the network once to see what follows what.
+        image: (1, 3, H, W), finite; runs once through a network that is no MobileViG, to see what follows what.
+
+    Returns:
+        The copy; its outputs equal the module's in evaluation mode to rounding.
     """
     if isinstance(module, MobileViG):
-        return folded(module)
+        return _folded(module)
+    if image is None:
+        raise ValueError("a network that is no MobileViG can only be folded with an image to run through it")
     from timm.utils.model import reparameterize_model
 
     fused: nn.Module = reparameterize_model(copy.deepcopy(module).eval())
@@ -38,6 +54,22 @@ def for_inference(module: nn.Module, image: Tensor) -> nn.Module:
     if float((after - before).abs().max()) <= _TOLERANCE * max(float(before.abs().max()), 1e-30):
         return candidate
     return fused
+
+
+def _folded(network: MobileViG) -> MobileViG:
+    copied = copy.deepcopy(network).eval()
+    copied.set_grad_checkpointing(False)
+    for module in list(copied.modules()):
+        if isinstance(module, (Stem, MBConv, GraphBlock)) or (
+            isinstance(module, ConvNorm) and isinstance(module.bn, nn.BatchNorm2d)
+        ):
+            module.fold()
+    if copied.head_dist is not None:
+        if copied.num_classes:
+            for ours, other in zip(copied.head.parameters(), copied.head_dist.parameters(), strict=True):
+                ours.copy_((ours.double() + other.double()) / 2)
+        copied.head_dist = None
+    return copied
 
 
 def _outputs(module: nn.Module, image: Tensor) -> Tensor:

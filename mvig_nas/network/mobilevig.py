@@ -5,7 +5,7 @@ arXiv 2307.00395; reference code SLDGroup/MobileViG, whose logits it reproduces.
 resolution in pixels (other sizes run too), logits (B, num_classes).
 """
 
-import copy
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -13,10 +13,14 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mvig_nas.architecture import STAGES, Architecture, Stage
 from mvig_nas.network.blocks import LAYER_SCALE_INIT, ConvNorm, GraphBlock, MBConv, Stem, SvgaForm, activation
 from mvig_nas.network.graph_operators import svga
+
+_MAKING = ("empty", "full", "ones", "tensor", "zeros")
+_FILLING = ("normal_", "uniform_", "fill_", "zero_", "ones_", "zeros_", "kaiming_normal_", "kaiming_uniform_")
 
 
 class NetworkStage(nn.Module):
@@ -199,29 +203,30 @@ class MobileViG(nn.Module):
         return cast(list[int], take)
 
 
-@torch.no_grad()
-def folded(network: MobileViG) -> MobileViG:
-    """A copy for inference: batch norms and layer scales folded into convolutions, both classifiers averaged into one.
-
-    Outputs equal the original's in evaluation mode to rounding; the copy is what `export` converts.
-    """
-    copied = copy.deepcopy(network).eval()
-    for module in list(copied.modules()):
-        if isinstance(module, (Stem, MBConv, GraphBlock)) or (
-            isinstance(module, ConvNorm) and isinstance(module.bn, nn.BatchNorm2d)
-        ):
-            module.fold()
-    if copied.head_dist is not None:
-        if copied.num_classes:
-            for ours, other in zip(copied.head.parameters(), copied.head_dist.parameters(), strict=True):
-                ours.copy_((ours.double() + other.double()) / 2)
-        copied.head_dist = None
-    return copied
-
-
 def build(architecture: Architecture, num_classes: int = 1000, **options: Any) -> MobileViG:
     """A MobileViG of this architecture with fresh weights; `options` as in `MobileViG`."""
     return MobileViG(architecture, num_classes, **options)
+
+
+class Unfilled(TorchFunctionMode):
+    """Networks built inside it keep their tensors as they come: filling them costs as much as a forward pass.
+
+    Args:
+        device: where fresh tensors are put, `meta` for none of their own; None for the default device.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        super().__init__()
+        self._made = {} if device is None else {"device": device}
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        name, options = getattr(func, "__name__", ""), kwargs or {}
+        if name in _FILLING:
+            return args[0] if args else options["tensor"]
+        if name in _MAKING:
+            options = {**self._made, **options}
+        return func(*args, **options)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.network import MobileViG, build
+from mvig_nas.network.mobilevig import Unfilled
 from mvig_nas.scores.activation_proxies import naswot, zen
 from mvig_nas.scores.gradient_proxies import grad_norm, snip, synflow, zico
 
@@ -41,7 +40,7 @@ def fresh_network(architecture: Architecture, generator: torch.Generator, *, uni
 
     The layer scale's own 1e-5 would silence every MBConv branch, so that no proxy would see its depth.
     """
-    with _Uninitialised():
+    with Unfilled():
         network = build(architecture, CLASSES).train()
     with torch.no_grad():
         for part in network.modules():
@@ -57,17 +56,6 @@ def fresh_network(architecture: Architecture, generator: torch.Generator, *, uni
                         raise TypeError(f"{type(part).__name__}.{name} has no rule for fresh values")
                     parameter.fill_(1)
     return network
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Skips the random fills of the layers' own initialisation: they cost as much as a forward pass."""
-
-    _skipped = frozenset({"kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_"})
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in self._skipped:
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def noise(batch_size: int, resolution: int, generator: torch.Generator, *, channels_last: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
+from mvig_nas.files import append
 from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, TrainedSupernet, check_covers, load_supernet
@@ -123,10 +124,8 @@ class SupernetScore:
         value = top1(network, self._held, architecture.resolution)
         self._cache[architecture.fingerprint] = value
         line = json.dumps({"key": self._key, "fingerprint": architecture.fingerprint, "top1": value})
-        # A folder that cannot be written costs time, not the search. Several processes may append: a line is one write,
-        # and one that is torn all the same is not read.
-        with suppress(OSError), self._cache_path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}")
+        with suppress(OSError):  # a folder that cannot be written costs time, not the search
+            append(self._cache_path, line + "\n", whole=len, is_synced=False)
         return value
 
     def _read_cache(self) -> dict[str, float]:

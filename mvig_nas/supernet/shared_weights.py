@@ -6,25 +6,23 @@ reset. Shapes: images (B, 3, R, R), logits (B, num_classes).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.network import MobileViG, build
 from mvig_nas.network.blocks import GraphBlock, MBConv
+from mvig_nas.network.mobilevig import Unfilled
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet.slices import Copies, Window, smaller_kernel, source_of
 from mvig_nas.supernet.sorting import sort_block
 
 LAYER_SCALE_INIT = 0.1  # at MobileViG's 1e-5 networks of every depth compute the same for the first epochs
 _PLANS = 64
-_MAKING = ("empty", "full", "ones", "tensor", "zeros")
-_FILLING = ("normal_", "uniform_", "fill_", "zero_", "ones_", "zeros_", "kaiming_normal_", "kaiming_uniform_")
 
 
 class Supernet(nn.Module):
@@ -167,7 +165,7 @@ class Supernet(nn.Module):
 
     def _skeleton(self, architecture: Architecture) -> MobileViG:
         """The sub-network without storage."""
-        with _WithoutStorage():
+        with Unfilled("meta"):
             return build(architecture, self.num_classes, distillation=self.distillation)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -206,22 +204,6 @@ def _tensors_of(network: nn.Module) -> Iterator[tuple[str, tuple[dict[str, Any],
             for leaf, tensor in held.items():
                 if tensor is not None:
                     yield f"{owner}.{leaf}" if owner else leaf, (held, leaf)
-
-
-class _WithoutStorage(TorchFunctionMode):
-    """Puts fresh tensors on the meta device and leaves them as they are.
-
-    `torch.device("meta")` alone goes through the motions of filling them, which is most of what a skeleton costs.
-    """
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        name, options = getattr(func, "__name__", ""), kwargs or {}
-        if name in _FILLING:
-            return args[0] if args else options["tensor"]
-        if name in _MAKING:
-            options = {"device": "meta", **options}
-        return func(*args, **options)
 
 
 def _container(space: SearchSpace) -> Architecture:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
+from mvig_nas.files import append, save
 
 FILE, VALIDATION = "log.csv", "validation.csv"
 BOARD = "tensorboard"
@@ -89,8 +89,7 @@ class Log:
         is_first = name not in self._columns
         columns = self._columns.setdefault(name, list(row))
         with _writable(self._folder / name):
-            with (self._folder / name).open("a", newline="", encoding="utf-8") as file:
-                file.write(_csv(columns, [row], header=is_first))
+            append(self._folder / name, _csv(columns, [row], header=is_first), is_synced=False)
             for title, value in values.items():
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(title, value)))
             self._board.flush()

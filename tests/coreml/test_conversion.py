@@ -20,7 +20,7 @@ from mvig_nas.coreml import tools
 from mvig_nas.coreml.package import SavedProgram
 from mvig_nas.coreml.package import applied_normalisation as normalisation
 from mvig_nas.errors import MvigNasError
-from mvig_nas.network import MobileViG, build, folded
+from mvig_nas.network import MobileViG, build, for_inference
 from mvig_nas.network.blocks import MBConv
 from mvig_nas.network.graph_operators import knn, svga_loop
 from tests.strategies import SPACES
@@ -238,7 +238,7 @@ class TestImageInput:
         mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (MEAN, STD))
         inside, outside = pixels * scale + offset, (pixels / 255 - mean) / std
         assert (inside - outside).abs().max() < 8e-3  # values reach 8, where fp16's step is 8e-3
-        network = folded(tiny)
+        network = for_inference(tiny)
         with torch.no_grad():
             wanted, found = network(outside), network(inside)
         assert (found - wanted).abs().max() < 2e-3 * wanted.abs().max()

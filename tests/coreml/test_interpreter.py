@@ -16,7 +16,7 @@ from mvig_nas.coreml import compare, tools
 from mvig_nas.coreml.arithmetic import KINDS
 from mvig_nas.coreml.package import SavedProgram
 from mvig_nas.errors import MvigNasError
-from mvig_nas.network import folded
+from mvig_nas.network import for_inference
 from tests.coreml.test_conversion import CLASSES, LABELS, TINY, as_if_trained, copied, edited, first, model_file
 
 # Every kind of operation: four activations, both graph operators, groups, several rolls.
@@ -56,7 +56,7 @@ def package(saved: Path, tmp_path: Path) -> Path:
 class TestExecute:
     @pytest.mark.parametrize("name", IMAGES)
     def test_logits_are_the_networks(self, saved: Path, name: str) -> None:
-        network = folded(coreml.untrained(SMALL, CLASSES))
+        network = for_inference(coreml.untrained(SMALL, CLASSES))
         with torch.no_grad():
             wanted = network((IMAGES[name] / 255 - MEAN) / STD)
         for precision in ("float64", "float32", "float16"):

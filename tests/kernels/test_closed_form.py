@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mvig_nas.architecture import PRESETS, Architecture, Stage
 from mvig_nas.kernels import FORMS, NETWORK_INPUT, Form, Kernel, of, peak_activation_bytes, sections, totals, trace
-from mvig_nas.network import build, folded
+from mvig_nas.network import build, for_inference
 from mvig_nas.network.graph_operators import svga_loop
 from mvig_nas.search_space import SearchSpace
 from tests.strategies import SPACES, architectures, spaces
@@ -18,7 +18,7 @@ from tests.strategies import SPACES, architectures, spaces
 def traced(architecture: Architecture, form: Form) -> tuple[Kernel, ...]:
     size = architecture.resolution
     if form == "exported":
-        return trace(folded(build(architecture)), (1, 3, size, size))
+        return trace(for_inference(build(architecture)), (1, 3, size, size))
     with torch.device("meta"):
         network = build(architecture, **({"svga_form": svga_loop} if form == "reference" else {}))
     return trace(network, (1, 3, size, size))

@@ -28,7 +28,6 @@ from mvig_nas.measure import (
     Settings,
     Target,
     TorchCpu,
-    for_inference,
     measure,
     package_target,
     placement,
@@ -36,6 +35,7 @@ from mvig_nas.measure import (
 )
 from mvig_nas.measure.coreml_backend import _check_coremltools, _check_host, _check_target
 from mvig_nas.measure.packages import package_input
+from mvig_nas.network import for_inference
 from tests.measure_contract import BackendContract
 from tests.strategies import SPACES
 

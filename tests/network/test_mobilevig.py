@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mvig_nas.architecture import PRESETS, Architecture, Stage
 from mvig_nas.errors import MvigNasError
-from mvig_nas.network import MobileViG, build, folded, load_reference_checkpoint, reference_state_dict
+from mvig_nas.network import MobileViG, build, for_inference, load_reference_checkpoint, reference_state_dict
 from mvig_nas.network.blocks import MBConv
 from mvig_nas.network.graph_operators import knn, svga, svga_loop
 from tests.strategies import SHARED, SPACES, architectures
@@ -210,7 +210,7 @@ def test_each_group_mixes_a_pixel_with_its_links() -> None:
 @settings(max_examples=15, deadline=None)
 def test_folded_computes_the_same(architecture: Architecture) -> None:
     network = randomised(build(architecture, 5)).eval()
-    lean = folded(network)  # type: ignore[arg-type]
+    lean = for_inference(network)  # type: ignore[arg-type]
     x = images(2, architecture.resolution)
     with torch.no_grad():
         expected = network(x)
