@@ -19,7 +19,8 @@ from mvig_nas.search_space import SearchSpace
 FEASIBLE = "feasible"
 INFEASIBLE = "infeasible"
 FAILED = "failed"
-STATES = (FEASIBLE, INFEASIBLE, FAILED)
+
+STUDY_FILE = "study.journal"
 
 FloatArray = NDArray[np.float64]
 Costs = Callable[[Architecture], Totals]
@@ -141,6 +142,18 @@ class Verdict:
     def excess(self) -> float:
         """The sum of the violated limits' excesses, 0 if it fits."""
         return sum(max(excess, 0.0) for excess in self.violations.values())
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands, after each new candidate."""
+
+    candidate: Candidate
+    best: Candidate | None
+    evaluated: int
+    evaluations: int
+    recorded: int
+    judged: int
 
 
 Verdicts = Callable[[Sequence[Architecture]], Sequence[Verdict]]

@@ -5,27 +5,39 @@ import platform
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import groupby, takewhile
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Any
 
-from mvig_nas import kernels
+from mvig_nas import kernels, values
 from mvig_nas.architecture import PRESETS, Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search import storage
-from mvig_nas.search.contracts import FEASIBLE, Candidate, Costs, Evaluator, Latency, Problem, Sampler, Score
+from mvig_nas.search.contracts import (
+    FEASIBLE,
+    STUDY_FILE,
+    Candidate,
+    Costs,
+    Evaluator,
+    Latency,
+    Problem,
+    Progress,
+    Sampler,
+    Score,
+)
 from mvig_nas.search.evaluators.local import LocalEvaluator
-from mvig_nas.search.samplers.registry import resolve, sampler_of
-from mvig_nas.search.search_settings import Progress, SearchOptions, settings_of
-from mvig_nas.search.study import Settings, Study
-from mvig_nas.search.turn import Turn
-from mvig_nas.search.verdict import Judge, attainable
+from mvig_nas.search.samplers import resolve, sampler_of
+from mvig_nas.search.search_settings import SearchSettings, StudySettings
+from mvig_nas.search.study import Study
+from mvig_nas.search.turn import Judge, Turn, attainable
 from mvig_nas.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from mvig_nas.search import storage
 
 # turns in a row that brought nothing new before the search helps the sampler out
 _STALE_TURNS = 3
@@ -48,7 +60,8 @@ def search(
     folder: Path | None = None,
     resume: bool = False,
     evaluator: Evaluator | None = None,
-    **options: Unpack[SearchOptions],
+    on_candidate: Callable[[Progress], None] | None = None,
+    **settings: Any,
 ) -> Study:
     """Find the architecture of the highest score inside a budget; with `front`, the whole score/latency front.
 
@@ -68,19 +81,19 @@ def search(
         resume: go on with the study in `folder`.
         evaluator: computes the scores, in place of this process; it changes nothing in the study but the order in which
             candidates of a turn are recorded.
-        options: entries of `SearchSettings`, such as `evaluations`, `sampler`, `seed` and `front`; `costs` and
-            `on_candidate` as in `SearchOptions`. `sampler` may also be a sampler object of Optuna's, whose study cannot
-            be resumed, because its random numbers are its own.
+        on_candidate: called after each new candidate.
+        settings: entries of `SearchSettings` by name, such as `evaluations`, `sampler`, `seed` and `front`. `sampler`
+            may also be a sampler object of Optuna's, whose study cannot be resumed, because its random numbers are its
+            own. `costs` may give parameters, MACs and memory of an architecture in place of `kernel_costs`.
 
     Raises:
-        MvigNasError: the space cannot meet the budget, a setting is out of range or differs from the resumed study's,
-            the folder already holds a study, or it cannot be read or written.
+        MvigNasError: the space cannot meet the budget, a setting is unknown, out of range or differs from the resumed
+            study's, the folder already holds a study, or it cannot be read or written.
     """
     began = time.monotonic()
-    costs = options.get("costs", kernel_costs)
-    on_candidate = options.get("on_candidate")
-    sampler = options.get("sampler", "auto")
-    asked = settings_of(options)
+    costs: Costs = settings.pop("costs", kernel_costs)
+    sampler = settings.pop("sampler", SearchSettings.sampler)
+    asked = values.changed(SearchSettings(), settings)
     if not budget.limits and not asked.front:
         raise MvigNasError("a search must have a budget, got none; give a latency such as 1.0ms, or trace the front.")
     if resume and folder is None:
@@ -90,84 +103,84 @@ def search(
             "a resumed search must have a sampler by name, because the random numbers of a sampler object are "
             f"lost, got {type(sampler).__name__}; start anew in another folder."
         )
-    earlier = Study.load(folder) if resume and folder is not None else None
-    if earlier is not None and sampler == "auto":
-        # another version may take another one for `auto`
-        sampler = earlier.settings.sampler
-    settings = Settings(
-        space=space,
-        score=score.name,
-        budget=budget,
-        evaluations=asked.evaluations,
-        sampler=resolve(sampler),
-        seed=asked.seed,
-        front=asked.front,
-        batch=asked.batch,
-        candidates_limit=asked.most_candidates,
-        time_limit_s=asked.time_limit_s,
-        labels=asked.labels,
-        versions={"mvig-nas": version("mvig-nas"), "optuna": version("optuna"), "python": platform.python_version()},
-    )
-    if earlier is not None:
-        earlier.settings.require_same(settings)
-        if asked.evaluations < earlier.evaluated:
-            raise MvigNasError(
-                f"a resumed search must not ask for fewer evaluations than it has, {earlier.evaluated}, got "
-                f"{asked.evaluations}; ask for more, or read the study as it is."
-            )
-    new_judge = partial(Judge, latency, costs, budget)
-    anchor = attainable(space, new_judge())
-    journal = None if folder is None else _journal_of(folder, settings, resume)
-    task = _Task(
-        settings=settings,
-        sampler=sampler_of(sampler, Problem(space, anchor, asked.front, asked.batch)),
-        evaluator=evaluator or LocalEvaluator(score),
-        new_judge=new_judge,
-        costs=costs,
-        anchor=anchor,
-        coverage=asked.coverage,
-        deadline=math.inf if asked.time_limit_s is None else began + asked.time_limit_s,
-    )
-    run = _Run(task, journal, on_candidate, [] if earlier is None else list(earlier.candidates))
-    ended: str | None = None
-    try:
+    with ExitStack() as open_files:
+        journal = open_files.enter_context(closing(_reopened(folder))) if resume and folder is not None else None
+        earlier = None if journal is None or folder is None else Study.of(journal.study, folder)
+        if earlier is not None and sampler == "auto":
+            # another version may take another one for `auto`
+            sampler = earlier.settings.sampler
+        own = StudySettings(
+            **vars(asked) | {"sampler": resolve(sampler), "batch": asked.batch or 1},
+            space=space,
+            score=score.name,
+            budget=budget,
+            versions={
+                "mvig-nas": version("mvig-nas"),
+                "optuna": version("optuna"),
+                "python": platform.python_version(),
+            },
+        )
+        if earlier is not None:
+            earlier.settings.require_same(own)
+            if own.evaluations < earlier.evaluated:
+                raise MvigNasError(
+                    "a resumed search must not ask for fewer evaluations than it has, "
+                    f"{earlier.evaluated}, got {own.evaluations}; ask for more, or read the study as it is."
+                )
+        new_judge = partial(Judge, latency, costs, budget)
+        anchor = attainable(space, new_judge())
+        if folder is not None and journal is None:
+            journal = open_files.enter_context(closing(_created(folder, own)))
+        task = _Task(
+            settings=own,
+            sampler=sampler_of(sampler, Problem(space, anchor, own.front, own.batch or 1)),
+            evaluator=evaluator or LocalEvaluator(score),
+            new_judge=new_judge,
+            costs=costs,
+            anchor=anchor,
+            deadline=math.inf if own.time_limit_s is None else began + own.time_limit_s,
+        )
+        run = _Run(task, journal, on_candidate, [] if earlier is None else list(earlier.candidates))
+        if journal is not None:
+            journal.begin(own.to_dict())
         ended = run.go()
         if journal is not None:
             journal.end(ended)
-    finally:
-        study = Study(settings, tuple(run.recorded), ended, folder)
-        if journal is not None:
-            journal.close()
+    study = Study(own, tuple(run.recorded), ended, folder)
     if folder is not None:
         study.write_candidates(folder)
     return study
 
 
-def _journal_of(folder: Path, settings: Settings, resume: bool) -> storage.Journal:
-    if not resume:
-        if (folder / storage.FILE_NAME).exists():
-            raise MvigNasError(
-                f"a new search must have a folder without a study, but {folder} holds one; go on with it by "
-                "`--resume`, or take another `--out`."
-            )
-        storage.create(folder, settings.to_dict(), settings.front)
-    journal = storage.Journal(folder, settings.space, settings.front)
-    if resume:
-        journal.note_settings(settings.to_dict())
-    return journal
+def _reopened(folder: Path) -> "storage.Journal":
+    # imports optuna, a quarter of a second
+    from mvig_nas.search import storage
+
+    return storage.Journal(folder)
+
+
+def _created(folder: Path, settings: StudySettings) -> "storage.Journal":
+    from mvig_nas.search import storage
+
+    if (folder / STUDY_FILE).exists():
+        raise MvigNasError(
+            f"a new search must have a folder without a study, but {folder} holds one; go on with it by "
+            "`--resume`, or take another `--out`."
+        )
+    storage.create(folder, settings.to_dict(), settings.front)
+    return storage.Journal(folder)
 
 
 @dataclass(frozen=True)
 class _Task:
     """What one search has to do, and who does it; `anchor` fits the budget."""
 
-    settings: Settings
+    settings: StudySettings
     sampler: Sampler
     evaluator: Evaluator
     new_judge: Callable[[], Judge]
     costs: Costs
     anchor: Architecture
-    coverage: float
     deadline: float
 
     def is_late(self) -> bool:
@@ -181,7 +194,7 @@ class _Run:
     def __init__(
         self,
         task: _Task,
-        journal: storage.Journal | None,
+        journal: "storage.Journal | None",
         on_candidate: Callable[[Progress], None] | None,
         recorded: list[Candidate],
     ) -> None:
@@ -226,7 +239,9 @@ class _Run:
 
     def _turn(self, number: int, asked: Sequence[Architecture], judge: Judge) -> Turn:
         # those of this turn that are recorded already are judged again, so that a resumed turn equals the whole one
-        turn = Turn.judged(number, asked, judge, self.task.coverage, lambda a: self.turn_of.get(a, number) != number)
+        turn = Turn.judged(
+            number, asked, judge, self.settings.coverage, lambda a: self.turn_of.get(a, number) != number
+        )
         return replace(turn, proposals=tuple(each for each in turn.proposals if each.architecture not in self.turn_of))
 
     def _play(self, turn: Turn) -> str | None:
@@ -235,6 +250,8 @@ class _Run:
         with closing(turn.scored(self.task.evaluator, self.task.is_late)) as scored:
             for proposal, outcome in scored:
                 self._record(turn.candidate(len(self.recorded), proposal, outcome, self.task.costs))
+        if self.journal is not None:
+            self.journal.sync()
         is_whole = all(proposal.architecture in self.turn_of for proposal in turn.proposals)
         return ended if is_whole else "time limit"
 
@@ -252,7 +269,7 @@ class _Run:
         """Why the search is over, once so many more are scored and recorded."""
         if self.evaluated + scores >= self.settings.evaluations:
             return "evaluations"
-        if len(self.recorded) + records >= self.settings.candidates_limit:
+        if len(self.recorded) + records >= self.settings.most_candidates:
             return "candidates limit"
         if len(self.recorded) + records >= self.settings.space.size:
             return "space exhausted"
@@ -264,7 +281,7 @@ class _Run:
 
     def _record(self, candidate: Candidate) -> None:
         if self.journal is not None:
-            self.journal.append(candidate)
+            self.journal.append(candidate, self.settings.space)
         if not self.recorded or self.recorded[-1].round != candidate.round:
             self.judged += candidate.screened
         self.recorded.append(candidate)

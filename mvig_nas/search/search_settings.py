@@ -1,27 +1,19 @@
-"""What a search is asked for besides its space, score, latency and budget; the command's options come from here."""
+"""What a search is asked for, as values; the command's options come from here."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
-from mvig_nas import values
-from mvig_nas.search.contracts import Candidate, Costs
+from mvig_nas import run_folder, values
+from mvig_nas.budget import Budget
+from mvig_nas.errors import MvigNasError
+from mvig_nas.search_space import SearchSpace
 from mvig_nas.values import about
 
-if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
+SCHEMA = 1
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a search stands, after each new candidate."""
-
-    candidate: Candidate
-    best: Candidate | None
-    evaluated: int
-    evaluations: int
-    recorded: int
-    judged: int
+# what may differ when a search is resumed: more of the same
+_MAY_DIFFER = ("schema", "versions", "evaluations", "time_limit_s", "candidates_limit", "coverage")
 
 
 @dataclass(frozen=True)
@@ -37,14 +29,17 @@ class SearchSettings:
     front: Annotated[
         bool, about("The whole front of score and latency is traced up to the budget, instead of one winner.")
     ] = False
-    batch: Annotated[
-        int,
-        about(
-            "A turn proposes at least so many architectures, so that several workers have enough to do; twice the "
-            "number of workers is usual. Another batch is another search.",
-            ge=1,
-        ),
-    ] = 1
+    batch: (
+        Annotated[
+            int,
+            about(
+                "A turn proposes at least so many architectures, so that several workers have enough to do; twice the "
+                "number of workers is usual. Another batch is another search.",
+                ge=1,
+            ),
+        ]
+        | None
+    ) = None
     candidates_limit: (
         Annotated[
             int,
@@ -75,33 +70,46 @@ class SearchSettings:
         return 20 * self.evaluations + 1000 if self.candidates_limit is None else self.candidates_limit
 
 
-class SearchOptions(TypedDict, total=False):
-    """What `search` takes by name: the entries of `SearchSettings`, a sampler object of Optuna's, and three callables.
+@dataclass(frozen=True, kw_only=True)
+class StudySettings(SearchSettings):
+    """What a study was made with: the search's settings, and what they were applied to.
 
-    `costs` gives parameters, MACs and memory of an architecture, in place of `kernel_costs`; `on_candidate` is called
-    after each new candidate.
+    `sampler` is the one that ran, also where `auto` was asked for; `score` is a name.
     """
 
-    evaluations: int
-    sampler: "str | BaseSampler"
-    seed: int
-    front: bool
-    batch: int
-    candidates_limit: int | None
-    time_limit_s: float | None
-    coverage: float
-    labels: Mapping[str, str]
-    costs: Costs
-    on_candidate: Callable[[Progress], None] | None
+    space: SearchSpace
+    score: str
+    budget: Budget
+    versions: Mapping[str, str] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {"schema": SCHEMA, **vars(self), "space": self.space.to_dict(), "budget": asdict(self.budget)}
 
-def settings_of(options: SearchOptions) -> SearchSettings:
-    """The settings among the options; those that were not given have their defaults.
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "StudySettings":
+        """Settings from `to_dict`'s values.
 
-    Raises:
-        MvigNasError: a setting is of the wrong type or out of range.
-    """
-    given: dict[str, Any] = {name: value for name, value in options.items() if name in values.hints(SearchSettings)}
-    # an object of Optuna's goes to the search itself
-    sampler = given.pop("sampler", "auto")
-    return SearchSettings(**given, sampler=sampler if isinstance(sampler, str) else "auto")
+        Raises:
+            MvigNasError: of a newer schema, or not settings.
+        """
+        schema = values.get("schema")
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise MvigNasError(f"study schema must be at most {SCHEMA}, got {schema!r}, of a newer mvig-nas: upgrade.")
+        rest = {name: value for name, value in values.items() if name != "schema"}
+        try:
+            rest |= {"space": SearchSpace.from_dict(rest["space"]), "budget": Budget.from_dict(rest["budget"])}
+            return cls(**rest)
+        except (KeyError, TypeError) as error:
+            raise MvigNasError(
+                f"a study's settings must be as a search wrote them, got {error}; start anew."
+            ) from error
+
+    def require_same(self, asked: "StudySettings") -> None:
+        """Refuse to go on under other settings than these.
+
+        Raises:
+            MvigNasError: names the first setting that differs, and both values.
+        """
+        mine, theirs = ({**each.to_dict(), "space": dict(each.space.choices)} for each in (self, asked))
+        run_folder.require_same(mine, theirs, _MAY_DIFFER)

@@ -1,120 +1,195 @@
-"""The study on disk: an Optuna journal, one complete trial a line, one write a candidate.
+"""The study on disk: Optuna's own journal, one line a candidate, which Optuna reads also while the search goes on.
 
-Optuna's own storages write and lock once per suggested parameter, 80 to 400 ms a trial here. The lines below are those
-of `optuna.storages.journal.JournalFileBackend` (Optuna 5.0; older logs stay readable there), so that
-`optuna.load_study` and optuna-dashboard read the file, also while it grows.
+    optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend("RUN/study.journal")))
+
+Optuna's file backend opens, locks and syncs the file for every line. The backend below keeps it open and locked, so
+that a study has one writer, cuts a last line that broke off, and syncs once a turn.
 """
 
 import fcntl
 import json
+import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from io import FileIO
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from io import BytesIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import write_whole
 from mvig_nas.kernels import Totals
-from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STATES, Candidate
+from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STUDY_FILE, Candidate
 from mvig_nas.search_space import SearchSpace, Value
 
-FILE_NAME = "study.journal"
-STUDY_NAME = "mvig-nas"
-_SECONDS_BETWEEN_SYNCS = 1.0
+SETTINGS = "mvig_nas_settings"
+ENDED = "mvig_nas_ended"
 
-# optuna.storages.journal._storage.JournalOperation, optuna.trial.TrialState, optuna.study.StudyDirection
-_CREATE_STUDY, _SET_STUDY_USER_ATTR, _CREATE_TRIAL = 0, 2, 4
-_TRIAL_STATES = {FEASIBLE: 1, INFEASIBLE: 2, FAILED: 3}  # complete, pruned, fail
-_MINIMIZE, _MAXIMIZE = 1, 2
-_SETTINGS = "mvig_nas_settings"
-_ENDED = "mvig_nas_ended"
+_SECONDS_BETWEEN_SYNCS = 1.0
+_STATES = {FEASIBLE: TrialState.COMPLETE, INFEASIBLE: TrialState.PRUNED, FAILED: TrialState.FAIL}
+# attributes of a trial as studies of mvig-nas 0.1.0 call them
+_OLD_NAMES = {
+    "reason": "failure",
+    "round": "turn",
+    "place": "position_in_turn",
+    "position": "position_in_turn",
+    "screened": "judged_in_turn",
+    "seconds": "evaluated_s",
+}
+
+
+class Lines(BaseJournalBackend):
+    """A journal's lines, as Optuna's storage reads them, each once, and appends to them.
+
+    Args:
+        path: the file that errors name.
+        file: the open file, at its beginning; what follows its last end of line is not read.
+    """
+
+    def __init__(self, path: Path, file: RawIOBase | BytesIO) -> None:
+        content = file.read() or b""
+        self.path = path
+        self.size = content.rfind(b"\n") + 1
+        self._file = file
+        self._unread = deque(content[: self.size].splitlines())
+        self._read = 0
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """What the storage has not read yet."""
+        del log_number_from
+        while self._unread:
+            self._read += 1
+            line = self._unread.popleft()
+            try:
+                operation = json.loads(line)
+            except ValueError as error:  # also of text that is not UTF-8
+                raise _damaged(self.path, f"line {self._read}", str(error)) from error
+            if not isinstance(operation, dict) or "op_code" not in operation:
+                raise _damaged(self.path, f"line {self._read}", "it is no operation of an Optuna journal")
+            yield operation
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines; on return they survive the end of this process."""
+        lines = [json.dumps(log, separators=(",", ":"), allow_nan=False).encode() for log in logs]
+        rest = memoryview(b"".join(line + b"\n" for line in lines))
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
+        self._unread.extend(lines)
+
+    def study(self) -> optuna.Study:
+        """The one study of the file.
+
+        Raises:
+            MvigNasError: a line is damaged, or there is no study.
+        """
+        try:
+            storage = JournalStorage(self)
+        except (KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
+            raise _damaged(self.path, f"line {self._read}", repr(error)) from error
+        studies = storage.get_all_studies()
+        if len(studies) != 1 or not isinstance(studies[0].user_attrs.get(SETTINGS), dict):
+            raise _damaged(self.path, "line 1", "it holds no settings")
+        return optuna.load_study(study_name=studies[0].study_name, storage=storage)
 
 
 class Journal:
     """The one writer of a study's file, locked against a second one until `close`.
 
     Raises:
-        MvigNasError: the file cannot be written, or another process has it.
+        MvigNasError: there is no study, it is damaged, the file cannot be written, or another process has it.
     """
 
-    def __init__(self, folder: Path, space: SearchSpace, is_front: bool) -> None:
-        self.path = folder / FILE_NAME
-        self._space = space
-        self._is_front = is_front
-        # a parameter with a single choice is no parameter to Optuna
-        self._choices = {name: choices for name, choices in space.choices.items() if len(choices) > 1}
-        self._distributions = {
-            name: json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": choices}})
-            for name, choices in self._choices.items()
-        }
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / STUDY_FILE
         self._synced = time.monotonic()
         try:
-            self._file = self._open()
+            self._file = self.path.open("r+b", buffering=0)
+        except FileNotFoundError as error:
+            raise _missing(folder) from error
         except OSError as error:
             raise self._unwritable(error) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lines = Lines(self.path, self._file)
+            self.study = lines.study()
+            # the line that kill -9 or a full disk broke off
+            self._file.truncate(lines.size)
+            self._file.seek(lines.size)
+        except BlockingIOError as error:
+            self.close()
+            raise MvigNasError(
+                f"a study must have one writer, and another process searches in {folder}; wait for it, or take "
+                "another folder."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+        self._is_front = len(self.study.directions) > 1
 
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
 
-    def append(self, candidate: Candidate) -> None:
-        """Write one candidate; on return it survives the end of this process, within a second also of the machine.
+    def append(self, candidate: Candidate, space: SearchSpace) -> None:
+        """Write one candidate; on return it survives the end of this process, and the machine's from the next `sync`.
 
         Raises:
             MvigNasError: the disk is full or gone.
         """
-        self._write([self._trial(candidate)])
-
-    def note_settings(self, settings: Mapping[str, Any]) -> None:
-        """Replace the settings: a resumed search may ask for more evaluations.
-
-        Raises:
-            MvigNasError: the disk is full or gone.
-        """
-        self._write([_user_attr(_SETTINGS, settings)])
-
-    def end(self, reason: str) -> None:
-        """Note why the search ended, and push everything to the disk.
-
-        Raises:
-            MvigNasError: the disk is full or gone.
-        """
-        self._synced = -_SECONDS_BETWEEN_SYNCS
-        self._write([_user_attr(_ENDED, reason)])
-
-    def _open(self) -> FileIO:
-        file = self.path.open("r+b", buffering=0)
+        trial = trial_of(candidate, space, self._is_front)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):  # the line that kill -9 or a full disk broke off
-                file.truncate(whole)
-            file.seek(whole)
-        except BlockingIOError as error:
-            file.close()
-            raise MvigNasError(
-                f"a study must have one writer, and another process searches in {self.path.parent}; wait for it, or "
-                "take another folder."
-            ) from error
-        except BaseException:
-            file.close()
-            raise
-        return file
-
-    def _write(self, operations: Iterable[Mapping[str, Any]]) -> None:
-        rest = memoryview(_lines(operations))
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
-                os.fsync(self._file.fileno())
-                self._synced = time.monotonic()
+            self.study.add_trial(trial)
         except OSError as error:
             raise self._unwritable(error) from error
+        if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Push everything to the disk.
+
+        Raises:
+            MvigNasError: the disk is full or gone.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._synced = time.monotonic()
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Note the settings, since a resumed search may ask for more evaluations, and that it has not ended.
+
+        Raises:
+            MvigNasError: the disk is full or gone.
+        """
+        if settings != self.study.user_attrs[SETTINGS]:
+            self._note(SETTINGS, settings)
+        if self.study.user_attrs.get(ENDED) is not None:
+            self._note(ENDED, None)
+
+    def end(self, reason: str) -> None:
+        """Note why the search ended.
+
+        Raises:
+            MvigNasError: the disk is full or gone.
+        """
+        self._note(ENDED, reason)
+
+    def _note(self, name: str, value: Any) -> None:
+        try:
+            self.study.set_user_attr(name, value)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.sync()
 
     def _unwritable(self, error: OSError) -> MvigNasError:
         return MvigNasError(
@@ -122,156 +197,141 @@ class Journal:
             "make room or mend the rights, then resume."
         )
 
-    def _trial(self, candidate: Candidate) -> dict[str, Any]:
-        values = self._space.encode(candidate.architecture)
-        now = datetime.now(tz=UTC)
-        objectives: Sequence[float] | None = None
-        if candidate.score is not None and self._is_front:
-            objectives = [candidate.score, candidate.latency_ms]
-        totals = candidate.totals
-        return {
-            "op_code": _CREATE_TRIAL,
-            "worker_id": STUDY_NAME,
-            "study_id": 0,
-            "datetime_start": (now - timedelta(seconds=candidate.seconds)).isoformat(timespec="microseconds"),
-            "datetime_complete": now.isoformat(timespec="microseconds"),
-            "state": _TRIAL_STATES[candidate.state],
-            "value": None if self._is_front else candidate.score,
-            "values": objectives,
-            "distributions": self._distributions,
-            "params": {name: choices.index(values[name]) for name, choices in self._choices.items()},
-            "user_attrs": {
-                "fingerprint": candidate.fingerprint,
-                "latency_ms": candidate.latency_ms,
-                "interval_ms": candidate.interval_ms,
-                "totals": None if totals is None else [getattr(totals, name) for name in Totals.__slots__],
-                "seconds": candidate.seconds,
-                "reason": candidate.reason,
-                "round": candidate.round,
-                "position": candidate.position,
-                "screened": candidate.screened,
-            },
-            "system_attrs": {f"constraints:{name}": excess for name, excess in candidate.violations.items()},
-            "intermediate_values": {},
-        }
-
 
 def create(folder: Path, settings: Mapping[str, Any], is_front: bool) -> None:
-    """Write a study without candidates, whole or not at all.
+    """Write a study without candidates, called as its folder is, whole or not at all.
 
     Raises:
         MvigNasError: the folder cannot be made or written.
     """
-    directions = [_MAXIMIZE, _MINIMIZE] if is_front else [_MAXIMIZE]
-    header = {"op_code": _CREATE_STUDY, "worker_id": STUDY_NAME, "study_name": STUDY_NAME, "directions": directions}
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    path, content = folder / STUDY_FILE, BytesIO()
+    study = optuna.create_study(
+        storage=JournalStorage(Lines(path, content)),
+        study_name=folder.resolve().name,
+        directions=["maximize", "minimize"] if is_front else ["maximize"],
+    )
+    study.set_user_attr(SETTINGS, settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE_NAME, _lines([header, _user_attr(_SETTINGS, settings)]))
+        write_whole(path, content.getvalue())
     except OSError as error:
         raise MvigNasError(
             f"the run folder must be writable, got {error.strerror!r} at {folder}; take another folder."
         ) from error
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str | None]:
-    """Settings, trials as they stand in the file, and why the search ended, if it did.
-
-    A last line without its end is left out: the process was killed while writing it.
+def read(folder: Path) -> optuna.Study:
+    """The study of a folder, which may still be searched in; a line that broke off is left out.
 
     Raises:
         MvigNasError: there is no study, it cannot be read, or it is damaged.
     """
-    path = folder / FILE_NAME
+    path = folder / STUDY_FILE
     try:
-        content = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            return Lines(path, file).study()
     except FileNotFoundError as error:
-        raise MvigNasError(f"no study in {folder}; check the folder, or start a search there.") from error
+        raise _missing(folder) from error
     except OSError as error:
         raise MvigNasError(f"the study must be readable, got {error.strerror!r} at {path}; mend its rights.") from error
-    settings: dict[str, Any] | None = None
-    trials = []
-    ended = None
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-        operation = _parsed(line, path, number)
-        if operation["op_code"] == _CREATE_TRIAL:
-            trials.append(operation | {"line": number})
-            ended = None
-        elif operation["op_code"] == _SET_STUDY_USER_ATTR:
-            attributes = operation.get("user_attr") or {}
-            settings = attributes.get(_SETTINGS, settings)
-            ended = attributes.get(_ENDED, ended)
-    if not isinstance(settings, dict):
-        raise damaged(path, 1, "it holds no settings")
-    return settings, trials, ended
 
 
-def candidate_of(trial: Mapping[str, Any], number: int, space: SearchSpace, path: Path) -> Candidate:
-    """The candidate that `Journal.append` wrote as this trial.
+def trial_of(candidate: Candidate, space: SearchSpace, is_front: bool) -> FrozenTrial:
+    """A candidate as a trial of Optuna's.
+
+    Its parameters are those that the architecture uses and that have several choices, so that the importance of one is
+    judged by the networks in which it means something. Its constraints are the violations of the budget's limits, and
+    its user attributes the rest; what a candidate does not have is left out.
+    """
+    values: Sequence[float] | None = None
+    if candidate.score is not None:
+        values = [candidate.score, candidate.latency_ms] if is_front else [candidate.score]
+    low_ms, high_ms = candidate.interval_ms or (None, None)
+    totals = {} if candidate.totals is None else {name: getattr(candidate.totals, name) for name in Totals.__slots__}
+    attributes = {
+        "fingerprint": candidate.fingerprint,
+        "score": candidate.score,
+        "failure": candidate.reason,
+        "latency_ms": candidate.latency_ms,
+        "latency_low_ms": low_ms,
+        "latency_high_ms": high_ms,
+        "violations": dict(candidate.violations),
+        **totals,
+        "evaluated_s": candidate.seconds,
+        "turn": candidate.round,
+        "position_in_turn": candidate.position,
+        "judged_in_turn": candidate.screened,
+    }
+    parameters = _parameters(space, candidate.architecture)
+    trial = optuna.trial.create_trial(
+        state=_STATES[candidate.state],
+        values=values,
+        params=parameters,
+        distributions={name: CategoricalDistribution(space.choices[name]) for name in parameters},
+        user_attrs={name: value for name, value in attributes.items() if value is not None},
+        constraints=dict(candidate.violations),
+    )
+    if trial.datetime_complete is not None:
+        trial.datetime_start = trial.datetime_complete - timedelta(seconds=candidate.seconds)
+    return trial
+
+
+def candidate_of(trial: FrozenTrial, space: SearchSpace, path: Path) -> Candidate:
+    """The candidate that `trial_of` made a trial of, or that an older mvig-nas did.
 
     Raises:
         MvigNasError: the trial is damaged, or of another space.
     """
-    line = trial["line"]
+    which = f"candidate {trial.number}"
     try:
         values: dict[str, Value] = {name: choices[0] for name, choices in space.choices.items()}
-        values |= {name: space.choices[name][int(index)] for name, index in trial["params"].items()}
-        attributes = trial["user_attrs"]
-        objectives = trial["values"]
-        score = trial["value"] if objectives is None else objectives[0]
-        interval = attributes["interval_ms"]
-        totals = attributes["totals"]
+        attributes = {_OLD_NAMES.get(name, name): value for name, value in trial.user_attrs.items()}
+        if "latency_low_ms" in attributes:
+            attributes["interval_ms"] = attributes["latency_low_ms"], attributes["latency_high_ms"]
+        interval_ms = attributes.get("interval_ms")
+        totals = attributes.get("totals")
+        if totals is None and "macs" in attributes:
+            totals = [attributes[name] for name in Totals.__slots__]
         candidate = Candidate(
-            number=number,
-            round=int(attributes["round"]),
-            architecture=space.decode(values),
-            state=next(state for state in STATES if _TRIAL_STATES[state] == trial["state"]),
+            number=trial.number,
+            round=int(attributes["turn"]),
+            architecture=space.decode(values | trial.params),
+            state=next(state for state, own in _STATES.items() if own == trial.state),
             latency_ms=float(attributes["latency_ms"]),
-            violations={
-                name.removeprefix("constraints:"): float(excess) for name, excess in trial["system_attrs"].items()
-            },
-            screened=int(attributes["screened"]),
-            score=None if score is None else float(score),
-            interval_ms=None if interval is None else (float(interval[0]), float(interval[1])),
+            violations=trial.constraints,
+            screened=int(attributes["judged_in_turn"]),
+            score=None if trial.values is None else float(trial.values[0]),
+            interval_ms=None if interval_ms is None else (float(interval_ms[0]), float(interval_ms[1])),
             totals=None if totals is None else Totals(*totals),
-            seconds=float(attributes["seconds"]),
-            reason=attributes["reason"],
-            position=int(attributes.get("position", attributes.get("place", line))),
+            seconds=float(attributes["evaluated_s"]),
+            reason=attributes.get("failure"),
+            position=int(attributes.get("position_in_turn", trial.number)),
         )
     except (KeyError, IndexError, TypeError, ValueError, StopIteration, MvigNasError) as error:
-        raise damaged(path, line, f"it is no candidate ({error!r})") from error
+        raise _damaged(path, which, f"it is no candidate ({error!r})") from error
     if candidate.fingerprint != attributes["fingerprint"]:
-        raise damaged(path, line, f"its parameters are not those of architecture {attributes['fingerprint']}")
+        raise _damaged(path, which, f"its parameters are not those of architecture {attributes['fingerprint']}")
     return candidate
 
 
-def damaged(path: Path, line: int, why: str) -> MvigNasError:
-    """The error for a file that no search wrote like this."""
+def _parameters(space: SearchSpace, architecture: Architecture) -> dict[str, Value]:
+    """The values of the parameters that have several choices and belong to a block that the architecture has."""
+    found = {}
+    for name, value in space.encode(architecture).items():
+        stage, _, choice = name.rpartition(".")
+        is_used = not stage or getattr(architecture.stages[int(stage[-1]) - 1], choice) is not None
+        if is_used and len(space.choices[name]) > 1:
+            found[name] = value
+    return found
+
+
+def _missing(folder: Path) -> MvigNasError:
+    return MvigNasError(f"no study in {folder}; check the folder, or start a search there.")
+
+
+def _damaged(path: Path, where: str, why: str) -> MvigNasError:
     return MvigNasError(
-        f"a study's lines must be as a search wrote them, but line {line} of {path} is not: {why}; restore the file, "
-        "or start anew in another folder."
-    )
-
-
-def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        operation = json.loads(line)
-    except ValueError as error:  # also of text that is not UTF-8
-        raise damaged(path, number, str(error)) from error
-    if not isinstance(operation, dict) or "op_code" not in operation:
-        raise damaged(path, number, "it is no operation of an Optuna journal")
-    return operation
-
-
-def _user_attr(name: str, value: Any) -> dict[str, Any]:
-    return {
-        "op_code": _SET_STUDY_USER_ATTR,
-        "worker_id": STUDY_NAME,
-        "study_id": 0,
-        "user_attr": {name: value},
-    }
-
-
-def _lines(operations: Iterable[Mapping[str, Any]]) -> bytes:
-    return b"".join(
-        json.dumps(operation, separators=(",", ":"), allow_nan=False).encode() + b"\n" for operation in operations
+        f"a study must be as a search wrote it, but {where} of {path} is not: {why}; restore the file, or start anew "
+        "in another folder."
     )

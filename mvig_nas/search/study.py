@@ -2,83 +2,23 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import write_whole
-from mvig_nas.search import storage
-from mvig_nas.search.contracts import FEASIBLE, INFEASIBLE, Candidate
-from mvig_nas.search_space import SearchSpace
+from mvig_nas.search.contracts import FEASIBLE, INFEASIBLE, STUDY_FILE, Candidate
+from mvig_nas.search.search_settings import StudySettings
 
 if TYPE_CHECKING:
+    import optuna
+
     from mvig_nas.search.samplers.surrogate import PredictorError
 
-SCHEMA = 1
-CANDIDATES_FILE_NAME = "candidates.jsonl"
-
-# what may differ when a search is resumed: more of the same
-_MAY_DIFFER = ("schema", "versions", "evaluations", "time_limit_s", "candidates_limit")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a search was asked for. `sampler` is the one that ran, also where `auto` was asked for.
-
-    `labels` is what the caller wants held fixed besides, such as the device or the images of a score.
-    """
-
-    space: SearchSpace
-    score: str
-    budget: Budget
-    evaluations: int
-    sampler: str
-    seed: int
-    front: bool
-    candidates_limit: int
-    batch: int = 1
-    time_limit_s: float | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"schema": SCHEMA, **values, "space": self.space.to_dict(), "budget": asdict(self.budget)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """Settings from `to_dict`'s values.
-
-        Raises:
-            MvigNasError: of a newer schema, or not settings.
-        """
-        schema = values.get("schema")
-        if not isinstance(schema, int) or schema > SCHEMA:
-            raise MvigNasError(f"study schema must be at most {SCHEMA}, got {schema!r}, of a newer mvig-nas: upgrade.")
-        rest = {name: value for name, value in values.items() if name != "schema"}
-        try:
-            rest |= {"space": SearchSpace.from_dict(rest["space"]), "budget": Budget.from_dict(rest["budget"])}
-            return cls(**rest)
-        except (KeyError, TypeError) as error:
-            raise MvigNasError(
-                f"a study's settings must be as a search wrote them, got {error}; start anew."
-            ) from error
-
-    def require_same(self, asked: "Settings") -> None:
-        """Refuse to go on under other settings than these.
-
-        Raises:
-            MvigNasError: names the first setting that differs, and both values.
-        """
-        mine, theirs = self.to_dict(), asked.to_dict()
-        for name, value in mine.items():
-            if name not in _MAY_DIFFER and value != theirs[name]:
-                raise MvigNasError(_difference(name, value, theirs[name]))
+CANDIDATES_FILE = "candidates.jsonl"
 
 
 @dataclass(frozen=True)
@@ -89,7 +29,7 @@ class Study:
     it was interrupted and can be resumed.
     """
 
-    settings: Settings
+    settings: StudySettings
     candidates: tuple[Candidate, ...]
     ended: str | None = None
     folder: Path | None = None
@@ -142,13 +82,24 @@ class Study:
         Raises:
             MvigNasError: there is none, it is damaged or of a newer version.
         """
-        values, trials, ended = storage.read(folder)
-        settings = Settings.from_dict(values)
-        path = folder / storage.FILE_NAME
-        candidates = tuple(
-            storage.candidate_of(trial, number, settings.space, path) for number, trial in enumerate(trials)
-        )
-        return cls(settings, candidates, ended, folder)
+        # imports optuna, a quarter of a second
+        from mvig_nas.search import storage
+
+        return cls.of(storage.read(folder), folder)
+
+    @classmethod
+    def of(cls, kept: "optuna.Study", folder: Path) -> "Study":
+        """The study that Optuna has kept in a run folder.
+
+        Raises:
+            MvigNasError: it is damaged or of a newer version.
+        """
+        from mvig_nas.search import storage
+
+        settings = StudySettings.from_dict(kept.user_attrs[storage.SETTINGS])
+        trials = kept.get_trials(deepcopy=False)
+        candidates = tuple(storage.candidate_of(trial, settings.space, folder / STUDY_FILE) for trial in trials)
+        return cls(settings, candidates, kept.user_attrs.get(storage.ENDED), folder)
 
     def write_candidates(self, folder: Path) -> Path:
         """Write `candidates.jsonl`: one JSON object a candidate, for people and other programs.
@@ -156,7 +107,7 @@ class Study:
         Raises:
             MvigNasError: the folder cannot be written.
         """
-        path = folder / CANDIDATES_FILE_NAME
+        path = folder / CANDIDATES_FILE
         lines = "".join(json.dumps(candidate.to_dict()) + "\n" for candidate in self.candidates)
         try:
             write_whole(path, lines.encode())
@@ -166,21 +117,6 @@ class Study:
                 "make room or mend the rights, then resume."
             ) from error
         return path
-
-
-def _difference(name: str, mine: Any, theirs: Any) -> str:
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        for key in sorted({*mine, *theirs}):
-            if mine.get(key) != theirs.get(key):
-                return _difference(f"{name}.{key}", mine.get(key), theirs.get(key))
-    if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
-        for number, (one, other) in enumerate(zip(mine, theirs, strict=True), start=1):
-            if one != other and isinstance(one, dict):
-                return _difference(f"{name}{number}", one, other)
-    return (
-        f"a resumed search must keep its settings, but `{name}` was {mine!r} and is now {theirs!r}; resume with the "
-        "old one, or start anew in another folder."
-    )
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -189,7 +189,7 @@ def test_an_existing_run_is_not_overwritten_and_resumes_only_as_it_was(finished:
     for option, value in (("--seed", "5"), ("--latency-budget", "0.7ms"), ("--score", "log_params")):
         other = run("search", "--resume", "--out", "run", option, value, folder=finished.parent)
         assert other.returncode == 1
-        assert "a resumed search must keep its settings" in other.stderr
+        assert "a resumed run must keep what it began with" in other.stderr
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 

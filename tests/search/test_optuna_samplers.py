@@ -1,20 +1,23 @@
 """Optuna's samplers keep the contract of samplers, and the study on disk is Optuna's."""
 
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search import FEASIBLE, INFEASIBLE, Study, search
+from mvig_nas.search import FEASIBLE, INFEASIBLE, STUDY_FILE, Study, search
 from mvig_nas.search.contracts import Candidate, Problem
 from mvig_nas.search.samplers.optuna_samplers import NSGA2_POPULATION, OptunaSampler
-from mvig_nas.search.verdict import Judge
+from mvig_nas.search.turn import Judge
 from mvig_nas.search_space import SearchSpace
 from tests.sampler_contract import HALF, TOY, SamplerContract, SizeLatency, WidthScore, no_costs, outcome
 
@@ -54,23 +57,38 @@ def test_optuna_reads_the_study(tmp_path: Path, front: bool) -> None:
         front=front,
         folder=tmp_path,
     )
-    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
-    loaded = optuna.load_study(study_name=None, storage=storage)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / STUDY_FILE)))
+    loaded = optuna.load_study(study_name=tmp_path.name, storage=storage)
     assert [d.name for d in loaded.directions] == (["MAXIMIZE", "MINIMIZE"] if front else ["MAXIMIZE"])
     assert len(loaded.trials) == len(study.candidates)
     states = {FEASIBLE: TrialState.COMPLETE, INFEASIBLE: TrialState.PRUNED}
     for trial, candidate in zip(loaded.trials, study.candidates, strict=True):
         assert trial.state == states[candidate.state]
-        values = TOY.encode(candidate.architecture)
-        assert trial.params == {name: values[name] for name, choices in TOY.choices.items() if len(choices) > 1}
-        assert trial.constraints == dict(candidate.violations)
-        assert trial.user_attrs["fingerprint"] == candidate.fingerprint
+        assert trial.params == used(candidate.architecture)
+        assert trial.distributions == {name: CategoricalDistribution(TOY.choices[name]) for name in trial.params}
+        assert trial.constraints == trial.user_attrs["violations"] == dict(candidate.violations)
+        attributes = trial.user_attrs
+        assert attributes["fingerprint"] == candidate.fingerprint
+        assert attributes["latency_ms"] == candidate.latency_ms
+        assert (attributes["turn"], attributes["position_in_turn"]) == candidate.order
+        assert attributes.get("score") == candidate.score
         if candidate.score is not None:
             assert trial.values == ([candidate.score, candidate.latency_ms] if front else [candidate.score])
+            assert (attributes["latency_low_ms"], attributes["latency_high_ms"]) == candidate.interval_ms
+            assert attributes["evaluated_s"] == candidate.seconds
+            assert attributes["parameters"] == no_costs(candidate.architecture).parameters
     assert {trial.state for trial in loaded.trials} == set(states.values())
     if not front:
         assert study.winner is not None
         assert loaded.best_value == study.winner.score
+
+
+def used(architecture: Architecture) -> dict[str, int | str]:
+    """The values of the parameters that have several choices, without those of blocks that are not there."""
+    values = {"resolution": architecture.resolution, "head_width": architecture.head_width}
+    for number, stage in enumerate(architecture.stages, start=1):
+        values |= {f"stage{number}.{name}": value for name, value in asdict(stage).items() if value is not None}
+    return {name: value for name, value in values.items() if len(TOY.choices[name]) > 1}
 
 
 def test_nsga2_breeds_from_its_first_generation() -> None:

@@ -321,8 +321,8 @@ def test_a_line_that_breaks_off_is_forgotten(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         (b'"op_code":4', b'"op_code":', "line 12 of .*study.journal is not"),
-        (b'"round"', b'"rand"', r"line 12 of .* it is no candidate \(KeyError\('round'\)\)"),
-        (b'"resolution":', b'"resolutino":', r"line 12 of .* it is no candidate"),
+        (b'"turn"', b'"tern"', r"candidate 9 of .* it is no candidate \(KeyError\('turn'\)\)"),
+        (b'"resolution":', b'"resolutino":', r"line 12 of .*study.journal is not: KeyError\('resolutino'\)"),
         (b'"op_code"', b'"operation"', "it is no operation of an Optuna journal"),
     ],
 )
@@ -353,7 +353,7 @@ def test_a_changed_parameter_is_noticed(tmp_path: Path) -> None:
 def test_a_newer_study_asks_for_an_upgrade(tmp_path: Path) -> None:
     run(folder=tmp_path)
     path = tmp_path / "study.journal"
-    path.write_text(path.read_text().replace('{"schema":1,"space"', '{"schema":2,"space"', 1))
+    path.write_text(path.read_text().replace('{"schema":1,"evaluations"', '{"schema":2,"evaluations"', 1))
     with pytest.raises(MvigNasError, match="study schema must be at most 1, got 2, of a newer mvig-nas: upgrade"):
         Study.load(tmp_path)
 

@@ -18,8 +18,8 @@ from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, Candidate, Latency, Problem, Verdict
 from mvig_nas.search.loop import kernel_costs
-from mvig_nas.search.samplers.registry import resolve, sampler_of
-from mvig_nas.search.verdict import Judge, attainable
+from mvig_nas.search.samplers import resolve, sampler_of
+from mvig_nas.search.turn import Judge, attainable
 from mvig_nas.search_space import SearchSpace
 
 ARCHITECTURE = "architecture"  # of a trial's config, as JSON
