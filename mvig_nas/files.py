@@ -3,12 +3,53 @@
 import errno
 import fcntl
 import glob
+import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mvig_nas.errors import MvigNasError
+
+_MOST_JSON_BYTES = 64 * 2**20
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """Content of a regular file: no device or pipe, which might never end, and no file larger than expected.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is too large.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if status.st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"more than {most_bytes / 1e6:.0f} MB")
+        return file.read()
+
+
+def read_json(path: Path, what: str, advice: str) -> Any:
+    """What a JSON file holds; it may be missing, which is for the caller to handle.
+
+    Args:
+        path: the file.
+        what: what it is, with its article, for the error.
+        advice: what to do where it is damaged, for the error.
+
+    Raises:
+        FileNotFoundError: there is none.
+        MvigNasError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_regular(path, _MOST_JSON_BYTES))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MvigNasError(f"{what} must be readable JSON, got {reason} at {path}; {advice}.") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

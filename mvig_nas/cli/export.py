@@ -1,169 +1,77 @@
 """`mvig-nas export`: Core ML packages, checked against their architectures."""
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from mvig_nas.cli.generated import is_given
-from mvig_nas.cli.options import json_option, seed_option
+from mvig_nas.cli.generated import GroupedCommand, is_given, options_of
+from mvig_nas.cli.options import json_option
 from mvig_nas.cli.progress import Bar
+from mvig_nas.coreml import ExportRequest
 
 if TYPE_CHECKING:
-    from mvig_nas.coreml import Bulk, BulkProgress, Verification
-    from mvig_nas.network import MobileViG
-
-_CHECKPOINTS = (".pth", ".pt", ".tar", ".safetensors")
-
+    from mvig_nas.coreml import Bulk, Exported
 
 _ONE_ONLY = ("overwrite", "graph_step")
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("target", metavar="ARCH|MODEL|CHECKPOINT|FILE.jsonl")
 @click.option(
-    "--out", type=click.Path(path_type=Path),
-    help="Package to write, or folder of packages.  [default: the target's name, .mlpackage or without a suffix]",
-)  # fmt: skip
-@click.option(
-    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Packages made at once, of a FILE.jsonl."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Package to write, or folder of packages.  [default: the target's name, with .mlpackage or without a suffix]",
 )
 @click.option(
-    "--input",
-    "input_kind",
-    type=click.Choice(["image", "tensor"]),
-    default="image",
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
     show_default=True,
-    help="An RGB image, normalised inside, or the normalised tensor.",
+    help="Processes that make packages of a FILE.jsonl, of one thread and about 1 GB each.",
 )
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Text file, one class a line: makes a classifier.",
-)
-@click.option(
-    "--num-classes", type=click.IntRange(1), help="Classes of an untrained network.  [default: 1000, or labels]"
-)
-@click.option(
-    "--target",
-    "deployment_target",
-    type=click.Choice(["iOS16", "iOS17", "iOS18"]),
-    default="iOS16",
-    show_default=True,
-    help="Oldest iOS that must run it.",
-)
-@click.option("--graph-step", type=click.IntRange(1), default=2, show_default=True, help="K of a reference checkpoint.")
-@click.option("--overwrite", is_flag=True, help="Replace a package that is there.")
-@click.option(
-    "--verify/--no-verify",
-    "is_verified",
-    default=True,
-    show_default=True,
-    help="Check a package, and execute it in torch, before it appears.",
-)
-@seed_option()
+@options_of(ExportRequest, "request", leave_out=("class_labels", "mean", "std"))
 @json_option()
 @click.pass_context
-def export(ctx: click.Context, /, target: str, as_json: bool, labels: Path | None, **options: Any) -> None:
+def export(
+    ctx: click.Context, /, target: str, out: Path | None, jobs: int, request: ExportRequest, as_json: bool
+) -> None:
     """Write a Core ML package of ARCH (a preset, or JSON such as a run's winner.json), MODEL or CHECKPOINT.
 
     An architecture has no weights yet: its package holds random ones, good for measuring latency only. A MODEL is the
     folder that `retrain` leaves: its classes become labels, its normalisation is part of the package. A checkpoint is
     one of the MobileViG authors', .pth, .pth.tar or .safetensors. Of a FILE.jsonl, as `sample` writes it, every
-    architecture gets a package in one folder, with a manifest; run the same command again to go on after a kill. What
-    fails its check is not written.
+    architecture gets a package in one folder, with a manifest; run the same command again to go on after a kill. A
+    package that fails its check is not written.
     """
-    from mvig_nas import coreml
-
-    class_labels = None if labels is None else coreml.read_labels(labels)
-    options["num_classes"] = options["num_classes"] or (1000 if class_labels is None else len(class_labels))
-    path = Path(target)
-    if path.suffix == ".jsonl":
-        for name in _ONE_ONLY:
-            if is_given(ctx, name):
-                raise click.UsageError(f"--{name.replace('_', '-')} is of a single package.", ctx)
-        _export_all(path, class_labels, options, as_json)
-    elif is_given(ctx, "jobs"):
-        raise click.UsageError("--jobs is of a FILE.jsonl.", ctx)
-    else:
-        _export_one(target, class_labels, options, as_json)
-
-
-def _export_one(target: str, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
-    from mvig_nas import coreml, values
-    from mvig_nas.architecture import Architecture
-    from mvig_nas.network import load_reference_checkpoint
-    from mvig_nas.training.model_folder import read_model
-
-    path = Path(target)
-    images: dict[str, Any] = {}
-    if path.is_dir():
-        trained = read_model(path)
-        network = trained.network
-        class_labels = class_labels or trained.classes
-        images = {
-            "mean": trained.preprocessing.mean,
-            "std": trained.preprocessing.std,
-            "metadata": {coreml.PREPROCESSING: json.dumps(values.plain(trained.preprocessing))},
-        }
-        weights = f"model {path.name}"
-    elif path.suffix in _CHECKPOINTS:
-        network = load_reference_checkpoint(path, options["graph_step"])
-        weights = f"checkpoint {path.name}"
-    else:
-        network = coreml.untrained(Architecture.load(target), options["num_classes"], options["seed"])
-        weights = f"untrained, seed {options['seed']}"
-    package = options["out"] or Path(f"{path.stem.removesuffix('.pth')}.mlpackage")
-    verified: list[coreml.Verification] = []
-
-    def check(finished: Path) -> None:
-        verified.append(coreml.verify(finished, network.architecture, network))
-
-    coreml.export(
-        network,
-        package,
-        weights=weights,
-        input_kind=cast(Literal["image", "tensor"], options["input_kind"]),
-        class_labels=class_labels,
-        minimum_deployment_target=options["deployment_target"],
-        **images,
-        overwrite=options["overwrite"],
-        check=check if options["is_verified"] else None,
-    )
-    _print_one(network, package, weights, options["deployment_target"], verified, as_json)
-
-
-def _export_all(path: Path, class_labels: tuple[str, ...] | None, options: dict[str, Any], as_json: bool) -> None:
-    from mvig_nas import coreml
     from mvig_nas.architecture import read_architectures
+    from mvig_nas.coreml import BulkOptions, export_all, export_target
 
-    folder: Path = options["out"] or Path(path.stem)
+    path = Path(target)
+    if path.suffix != ".jsonl":
+        if is_given(ctx, "jobs"):
+            raise click.UsageError("--jobs is of a FILE.jsonl.", ctx)
+        _print_one(export_target(target, out, request), request, as_json)
+        return
+    for name in _ONE_ONLY:
+        if is_given(ctx, name):
+            raise click.UsageError(f"--{name.replace('_', '-')} is of a single package.", ctx)
+    folder = out or Path(path.stem)
     try:
         with Bar("exporting", hidden=as_json) as bar:
-
-            def show(state: "BulkProgress") -> None:
-                bar.show(state.done, state.total, state.now)
-
-            done = coreml.export_all(
+            done = export_all(
                 read_architectures(path),
                 folder,
-                coreml.BulkOptions(
-                    options["num_classes"],
-                    class_labels,
-                    cast(Literal["image", "tensor"], options["input_kind"]),
-                    options["deployment_target"],
-                    options["seed"],
-                ),
-                jobs=options["jobs"],
-                is_verified=options["is_verified"],
-                on_progress=show,
+                BulkOptions.of(request),
+                jobs=jobs,
+                is_verified=request.is_verified,
+                on_progress=lambda state: bar.show(state.done, state.total, state.now),
             )
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; finished packages are in {folder}. To go on, run the same command again.", err=True)
         sys.exit(130)
-    _print_all(done, folder, options["is_verified"], as_json)
+    _print_all(done, folder, request.is_verified, as_json)
     if done.failed:
         sys.exit(1)
 
@@ -174,14 +82,8 @@ def _print_all(done: "Bulk", folder: Path, is_verified: bool, as_json: bool) -> 
     for fingerprint, message in done.failed.items():
         click.echo(f"{fingerprint}: {message}", err=True)
     if as_json:
-        print_json(
-            {
-                "folder": str(folder),
-                "packages": [package.name for package in done.packages],
-                "written": done.written,
-                "failed": dict(done.failed),
-            }
-        )
+        names = [package.name for package in done.packages]
+        print_json({"folder": str(folder), "packages": names, "written": done.written, "failed": dict(done.failed)})
         return
     kept = len(done.packages) - done.written
     click.echo(
@@ -191,21 +93,20 @@ def _print_all(done: "Bulk", folder: Path, is_verified: bool, as_json: bool) -> 
     click.echo(f"Next, on a Mac: mvig-nas measure {folder}/*.mlpackage --backend coreml --log mac.jsonl")
 
 
-def _print_one(
-    network: "MobileViG", package: Path, weights: str, target: str, verified: "list[Verification]", as_json: bool
-) -> None:
+def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
     from mvig_nas.cli.output import print_json, size
     from mvig_nas.kernels import of, totals
 
-    weight_bytes = totals(of(network.architecture, "exported", network.num_classes)).weight_bytes
+    architecture, verification = done.network.architecture, done.verification
+    weight_bytes = totals(of(architecture, "exported", done.network.num_classes)).weight_bytes
     if as_json:
         values = {
-            "package": str(package),
-            "fingerprint": network.architecture.fingerprint,
-            "weights": weights,
+            "package": str(done.package),
+            "fingerprint": architecture.fingerprint,
+            "weights": done.weights,
             "weight_bytes": weight_bytes,
         }
-        for verification in verified:
+        if verification is not None:
             values |= {
                 "operations": verification.operations,
                 "convolutions": verification.convolutions,
@@ -216,10 +117,11 @@ def _print_one(
             }
         print_json(values)
         return
-    click.echo(f"{package}: {size(weight_bytes)} of fp16 weights ({weights}), {target} or newer")
-    if not verified:
+    target = request.package.minimum_deployment_target
+    click.echo(f"{done.package}: {size(weight_bytes)} of fp16 weights ({done.weights}), {target} or newer")
+    if verification is None:
         click.echo("Not verified: nothing of the package was checked.")
-    for verification in verified:
+    else:
         comparison = verification.comparison
         click.echo(
             f"Verified: {verification.operations} operations equal the kernel list, the weights of "

@@ -31,7 +31,7 @@ class GroupedCommand(click.Command):
         """Write one section for each title, in the order in which they first appear; untitled options come first."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 sections.setdefault(getattr(parameter, "title", "Options"), []).append(record)
         for title, records in sections.items():

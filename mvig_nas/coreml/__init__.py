@@ -1,11 +1,26 @@
 """Core ML: export a network as an `.mlpackage`, read the saved package back, execute its program in torch, check it."""
 
-from mvig_nas.coreml.bulk import MANIFEST, Bulk, BulkOptions, BulkProgress, export_all, read_manifest
-from mvig_nas.coreml.compare import PREPROCESSING, Comparison, package_accuracy
-from mvig_nas.coreml.conversion import export, read_labels, untrained
-from mvig_nas.coreml.interpreter import execute
-from mvig_nas.coreml.package import Operation, operations
-from mvig_nas.coreml.verification import Verification, verify
+from typing import TYPE_CHECKING, Any
+
+from mvig_nas.coreml.exporting import (
+    MANIFEST,
+    Bulk,
+    BulkOptions,
+    BulkProgress,
+    Exported,
+    ExportRequest,
+    Manifest,
+    export_all,
+    export_target,
+    read_labels,
+    read_manifest,
+)
+from mvig_nas.coreml.package import PREPROCESSING, ExportOptions, Operation, operations
+
+if TYPE_CHECKING:
+    from mvig_nas.coreml.conversion import export, untrained
+    from mvig_nas.coreml.interpreter import execute
+    from mvig_nas.coreml.verification import Comparison, Verification, package_accuracy, verify
 
 __all__ = [
     "MANIFEST",
@@ -14,11 +29,16 @@ __all__ = [
     "BulkOptions",
     "BulkProgress",
     "Comparison",
+    "ExportOptions",
+    "ExportRequest",
+    "Exported",
+    "Manifest",
     "Operation",
     "Verification",
     "execute",
     "export",
     "export_all",
+    "export_target",
     "operations",
     "package_accuracy",
     "read_labels",
@@ -26,3 +46,22 @@ __all__ = [
     "untrained",
     "verify",
 ]
+
+_MODULES = {
+    "export": "conversion",
+    "untrained": "conversion",
+    "execute": "interpreter",
+    "Comparison": "verification",
+    "Verification": "verification",
+    "package_accuracy": "verification",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch takes seconds, and what an export can be asked for is known without it.
+    if name in _MODULES:
+        from importlib import import_module
+
+        return getattr(import_module(f"mvig_nas.coreml.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

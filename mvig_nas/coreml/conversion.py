@@ -1,33 +1,34 @@
-"""From a network to a saved `.mlpackage`: an fp16 ML program of its folded form."""
+"""From a network to a saved `.mlpackage`: an fp16 ML program of its inference form."""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 import mvig_nas
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import tools
-from mvig_nas.coreml.package import METADATA_PREFIX, PIXEL_MAXIMUM
+from mvig_nas.coreml.package import (
+    INPUT_NAME,
+    LABEL_NAME,
+    LOGITS_NAME,
+    METADATA_PREFIX,
+    PIXEL_MAXIMUM,
+    PROBABILITIES_NAME,
+    SUFFIX,
+    ExportOptions,
+)
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import MobileViG, build, for_inference
 from mvig_nas.training.accuracy import recalibrate
 
-InputKind = Literal["image", "tensor"]
-INPUT_KINDS: tuple[InputKind, ...] = ("image", "tensor")
-DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18")
-SUFFIX = ".mlpackage"
-INPUT_NAME = "image"
-LOGITS_NAME = "logits"
-LABEL_NAME = "classLabel"
-PROBABILITIES_NAME = "classLabel_probs"
+_DEFAULTS = ExportOptions()
 _STATISTICS_IMAGES = 8  # from coarse to fine
 
 
@@ -49,33 +50,12 @@ def untrained(architecture: Architecture, num_classes: int = 1000, seed: int = 0
     return network
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class labels from a text file, one a line, the first class first.
-
-    Raises:
-        MvigNasError: the file is missing or not text, or a line is empty.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MvigNasError(f"class labels must be a UTF-8 text file, one label a line, got {path}: {error}.") from error
-    labels = tuple(line.strip() for line in lines)
-    for place, label in enumerate(labels, start=1):
-        if not label:
-            raise MvigNasError(f"{path}: each line must hold a class label, line {place} is empty; delete or fill it.")
-    return labels
-
-
 def export(
     network: MobileViG,
     path: Path,
+    options: ExportOptions = _DEFAULTS,
     *,
     weights: str,
-    input_kind: InputKind = "image",
-    class_labels: Sequence[str] | None = None,
-    minimum_deployment_target: str = "iOS16",
-    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
-    std: Sequence[float] = IMAGENET_DEFAULT_STD,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     check: Callable[[Path], object] | None = None,
@@ -88,14 +68,8 @@ def export(
     Args:
         network: converted as `network.for_inference` makes it; left as it is.
         path: where to write, ending in `.mlpackage`.
+        options: what the package takes and gives, and where it runs.
         weights: where the weights come from, for the package's metadata: `untrained, seed 0`, `checkpoint best.pt`.
-        input_kind: `image` takes an RGB image of 0 to 255 and normalises it inside; `tensor` takes the normalised
-            (1, 3, R, R) in fp16.
-        class_labels: names of the classes; makes the package a classifier that returns a label and probabilities
-            (softmax) instead of logits (1, num_classes).
-        minimum_deployment_target: `iOS16`, `iOS17` or `iOS18`.
-        mean: of each channel, on a scale of 0 to 1; for `image` only.
-        std: likewise, above 0.
         metadata: what else the package's metadata should hold, by name.
         overwrite: whether a package already at `path` may be replaced.
         check: called with the finished package before it appears at `path`, such as a `verify`; if it raises, nothing
@@ -103,31 +77,32 @@ def export(
         staging: an existing folder of the same file system to build it in, hidden and removed; beside `path` if None.
 
     Raises:
-        MvigNasError: `path` cannot be written, is taken, or an argument does not suit the network; a weight does not
+        MvigNasError: `path` cannot be written, is taken, or an option does not suit the network; a weight does not
             fit fp16; coremltools is missing; `check` raised one.
     """
     _check_path(path, overwrite)
     _check_network(network, weights)
-    _check_choices(input_kind, minimum_deployment_target, mean, std)
-    labels = None if class_labels is None else _checked_labels(class_labels, network.num_classes)
+    labels = None if options.class_labels is None else _checked_labels(options.class_labels, network.num_classes)
     coremltools = tools.load()
-    deployed = _Deployed(_deployable(network), (mean, std) if input_kind == "image" else None, labels is not None)
+    mean, std = options.mean, options.std
+    deployed = _Deployed(_deployable(network), (mean, std) if options.is_image else None, labels is not None)
     try:
         building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=staging or path.parent))
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
         shape = (1, 3, network.architecture.resolution, network.architecture.resolution)
-        options = _options(coremltools, shape, input_kind, labels, minimum_deployment_target)
         with torch.no_grad():
             program = torch.export.export(deployed.eval(), (torch.zeros(shape),)).run_decompositions({})
         with tools.quiet():
-            model = coremltools.convert(program, package_dir=str(building / f"converted{SUFFIX}"), **options)
+            model = coremltools.convert(
+                program,
+                package_dir=str(building / f"converted{SUFFIX}"),
+                **_converter_options(coremltools, shape, options, labels),
+            )
         spec = model.get_spec()
-        normalisation = f"mean {tuple(mean)}, std {tuple(std)}" if input_kind == "image" else "none: done by the caller"
-        _describe(spec, network, weights, normalisation, str(coremltools.__version__))
-        for key, value in (metadata or {}).items():
-            spec.description.metadata.userDefined[METADATA_PREFIX + key] = value
+        normalisation = f"mean {tuple(mean)}, std {tuple(std)}" if options.is_image else "none: done by the caller"
+        _describe(spec.description, network, weights, normalisation, metadata or {})
         finished = building / path.name
         with tools.quiet():
             coremltools.utils.save_spec(spec, str(finished), weights_dir=model.weights_dir)
@@ -183,16 +158,16 @@ def _deployable(network: MobileViG) -> MobileViG:
     return inference
 
 
-def _options(
-    coremltools: Any, shape: tuple[int, ...], input_kind: InputKind, labels: list[str] | None, target: str
+def _converter_options(
+    coremltools: Any, shape: tuple[int, ...], package: ExportOptions, labels: list[str] | None
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
         "convert_to": "mlprogram",
-        "minimum_deployment_target": getattr(coremltools.target, target),
+        "minimum_deployment_target": getattr(coremltools.target, package.minimum_deployment_target),
         "compute_precision": coremltools.precision.FLOAT16,
         "skip_model_load": True,
     }
-    if input_kind == "image":
+    if package.is_image:
         options["inputs"] = [
             coremltools.ImageType(name=INPUT_NAME, shape=shape, color_layout=coremltools.colorlayout.RGB)
         ]
@@ -205,8 +180,9 @@ def _options(
     return options
 
 
-def _describe(spec: Any, network: MobileViG, weights: str, normalisation: str, coremltools_version: str) -> None:
-    description = spec.description
+def _describe(
+    description: Any, network: MobileViG, weights: str, normalisation: str, metadata: Mapping[str, str]
+) -> None:
     architecture = network.architecture
     description.metadata.shortDescription = (
         f"MobileViG-like image classifier {architecture.fingerprint}, {architecture.resolution} x "
@@ -217,9 +193,10 @@ def _describe(spec: Any, network: MobileViG, weights: str, normalisation: str, c
         "architecture": architecture.to_json(),
         "fingerprint": architecture.fingerprint,
         "version": mvig_nas.__version__,
-        "coremltools_version": coremltools_version,
+        "coremltools_version": str(tools.load().__version__),
         "weights": weights,
         "normalisation": normalisation,
+        **metadata,
     }
     for key, value in entries.items():
         description.metadata.userDefined[METADATA_PREFIX + key] = value
@@ -283,18 +260,6 @@ def _check_network(network: MobileViG, weights: str) -> None:
         raise MvigNasError(f"an exported network must have classes, got {network.num_classes}; reset its classifier.")
     if network.in_chans != 3:
         raise MvigNasError(f"an exported network must take 3 channels, got {network.in_chans}; build it with 3.")
-
-
-def _check_choices(input_kind: str, target: str, mean: Sequence[float], std: Sequence[float]) -> None:
-    if input_kind not in INPUT_KINDS:
-        raise MvigNasError(f"input must be one of {INPUT_KINDS}, got {input_kind!r}; take one of them.")
-    if target not in DEPLOYMENT_TARGETS:
-        raise MvigNasError(f"deployment target must be one of {DEPLOYMENT_TARGETS}, got {target!r}; take one of them.")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise MvigNasError(
-            f"normalisation must have a mean and a std above 0 for each of 3 channels, got mean {tuple(mean)} and "
-            f"std {tuple(std)}; give three of each."
-        )
 
 
 def _checked_labels(labels: Sequence[str], num_classes: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A saved package read back from its files: manifest, program, weights. Needs no Mac."""
+"""What a package takes and gives; and a saved one read back from its files (manifest, program, weights)."""
 
 import hashlib
 import json
@@ -8,18 +8,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvig_nas.coreml import tools
 from mvig_nas.errors import MvigNasError
+from mvig_nas.recipes import Preprocessing
+from mvig_nas.values import about, check
 
 CONV_KINDS = ("conv", "conv_transpose")
 FP16 = "fp16"
 METADATA_PREFIX = "mvig_nas."
+PREPROCESSING = "preprocessing"  # entry of a package's metadata: how its images were cropped
 PIXEL_MAXIMUM = 255.0
+SUFFIX = ".mlpackage"
+INPUT_NAME = "image"
+LOGITS_NAME = "logits"
+LABEL_NAME = "classLabel"
+PROBABILITIES_NAME = "classLabel_probs"
 _CONSTANT_KIND = "const"
 _PRECISIONS = {"FLOAT16": FP16, "FLOAT32": "fp32", "BOOL": "bool", "STRING": "string"}
 
@@ -28,6 +36,53 @@ _BLOB = struct.Struct("<IIQQ")
 _BLOB_MARK = 0xDEADBEEF
 _BLOB_FP16 = 1
 _NORMALISATION_TOLERANCE = 2e-3  # of normalised pixels, which reach 2.6: about one step of fp16 there
+
+
+InputKind = Annotated[
+    Literal["image", "tensor"],
+    about(
+        "What the package takes: an RGB image of 0 to 255, which it normalises inside, or the normalised tensor.",
+        flags=("--input",),
+    ),
+]
+DeploymentTarget = Annotated[
+    Literal["iOS16", "iOS17", "iOS18"], about("Oldest iOS that must run the package.", flags=("--target",))
+]
+_PositiveShare = Annotated[float, about("A standard deviation on a scale of 0 to 1.", gt=0)]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a package takes and gives, and where it runs.
+
+    Attributes:
+        input_kind: `image` takes an RGB image of 0 to 255 and normalises it inside; `tensor` takes the normalised
+            (1, 3, R, R) in fp16.
+        minimum_deployment_target: `iOS16`, `iOS17` or `iOS18`.
+        class_labels: names of the classes; they make the package a classifier that returns a label and probabilities
+            (softmax) instead of logits (1, num_classes).
+        mean: what an image's channels are normalised by, on a scale of 0 to 1.
+        std: likewise, above 0.
+
+    Raises:
+        MvigNasError: a value is none of the choices, or out of range.
+    """
+
+    TITLE: ClassVar = "Package"
+
+    input_kind: InputKind = "image"
+    minimum_deployment_target: DeploymentTarget = "iOS16"
+    class_labels: tuple[str, ...] | None = None
+    mean: tuple[float, float, float] = Preprocessing.mean
+    std: tuple[_PositiveShare, _PositiveShare, _PositiveShare] = Preprocessing.std
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the package takes an image, and normalises it."""
+        return self.input_kind == "image"
 
 
 @dataclass(frozen=True, slots=True)

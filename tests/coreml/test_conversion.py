@@ -16,7 +16,7 @@ from torch import nn
 
 from mvig_nas import coreml, kernels
 from mvig_nas.architecture import PRESETS, Architecture, Stage
-from mvig_nas.coreml import tools
+from mvig_nas.coreml import ExportOptions, tools
 from mvig_nas.coreml.package import SavedProgram
 from mvig_nas.coreml.package import applied_normalisation as normalisation
 from mvig_nas.errors import MvigNasError
@@ -81,14 +81,14 @@ def saved(tiny: MobileViG, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shifted(tiny: MobileViG, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with another normalisation."""
     path = tmp_path_factory.mktemp("image") / "shifted.mlpackage"
-    return coreml.export(tiny, path, weights="as if trained", mean=MEAN, std=STD)
+    return coreml.export(tiny, path, weights="as if trained", options=ExportOptions(mean=MEAN, std=STD))
 
 
 @pytest.fixture(scope="module")
 def labelled(tiny: MobileViG, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a classifier."""
     path = tmp_path_factory.mktemp("labelled") / "labelled.mlpackage"
-    return coreml.export(tiny, path, weights="as if trained", class_labels=LABELS)
+    return coreml.export(tiny, path, weights="as if trained", options=ExportOptions(class_labels=LABELS))
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def first(block: Any, kind: str) -> Any:
 class TestAgreementWithKernelLists:
     def check(self, architecture: Architecture, path: Path, num_classes: int = CLASSES, **options: Any) -> None:
         network = as_if_trained(architecture, num_classes=num_classes)
-        coreml.export(network, path, weights="as if trained", **options)
+        coreml.export(network, path, ExportOptions(**options), weights="as if trained")
         report = coreml.verify(path, architecture, network)
         listed = kernels.of(architecture, "exported", num_classes)
         extra = options.get("input_kind", "image") == "image"
@@ -315,7 +315,9 @@ class TestVerificationFails:
             coreml.verify(package, TINY)
 
     def test_on_a_tensor_of_another_size(self, tiny: MobileViG, tmp_path: Path) -> None:
-        path = coreml.export(tiny, tmp_path / "x.mlpackage", weights="as if trained", input_kind="tensor")
+        path = coreml.export(
+            tiny, tmp_path / "x.mlpackage", weights="as if trained", options=ExportOptions(input_kind="tensor")
+        )
 
         def change(model: Any, _: Any) -> None:
             model.description.input[0].type.multiArrayType.shape[2] = 64
@@ -429,17 +431,27 @@ class TestExportRefuses:
         assert not list(tmp_path.iterdir())
 
     def test_labels_that_are_too_few(self, tiny: MobileViG, tmp_path: Path) -> None:
-        self.refuse(tiny, tmp_path / "x.mlpackage", "got 4 labels for 5 classes", class_labels=LABELS[:4])
+        self.refuse(
+            tiny, tmp_path / "x.mlpackage", "got 4 labels for 5 classes", options=ExportOptions(class_labels=LABELS[:4])
+        )
 
     def test_labels_that_repeat(self, tiny: MobileViG, tmp_path: Path) -> None:
-        self.refuse(tiny, tmp_path / "x.mlpackage", "must differ, got 'ant' twice", class_labels=(*LABELS[:4], "ant"))
+        options = ExportOptions(class_labels=(*LABELS[:4], "ant"))
+        self.refuse(tiny, tmp_path / "x.mlpackage", "must differ, got 'ant' twice", options=options)
 
-    def test_unknown_choices(self, tiny: MobileViG, tmp_path: Path) -> None:
-        path = tmp_path / "x.mlpackage"
-        self.refuse(tiny, path, "input must be one of .*, got 'video'", input_kind="video")
-        self.refuse(tiny, path, "deployment target must be one of .*'iOS12'", minimum_deployment_target="iOS12")
-        self.refuse(tiny, path, "a mean and a std above 0", std=(0.2, 0.2, 0.0))
-        self.refuse(tiny, path, "a mean and a std above 0", mean=(0.5,))
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"input_kind": "video"}, "`input_kind` must be one of 'image', 'tensor', got 'video'"),
+            ({"minimum_deployment_target": "iOS12"}, "`minimum_deployment_target` must be one of .*, got 'iOS12'"),
+            ({"std": (0.2, 0.2, 0.0)}, r"`std\[2\]` must be a number above 0, got 0"),
+            ({"mean": (0.5,)}, "`mean` must be a list of length 3"),
+            ({"mean": (0.5, float("nan"), 0.5)}, r"`mean\[1\]` must be a finite number, got nan"),
+        ],
+    )
+    def test_unknown_choices(self, options: dict[str, Any], match: str) -> None:
+        with pytest.raises(MvigNasError, match=match):
+            ExportOptions(**options)
 
     def test_weights_of_no_stated_source(self, tiny: MobileViG, tmp_path: Path) -> None:
         self.refuse(tiny, tmp_path / "x.mlpackage", "must say where the network's weights come from", weights=" ")

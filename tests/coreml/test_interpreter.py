@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from mvig_nas import coreml
 from mvig_nas.architecture import Architecture, Stage
 from mvig_nas.cli.export import export as export_command
-from mvig_nas.coreml import compare, tools
-from mvig_nas.coreml.arithmetic import KINDS
+from mvig_nas.coreml import ExportOptions, tools
+from mvig_nas.coreml.interpreter import KINDS
 from mvig_nas.coreml.package import SavedProgram
+from mvig_nas.coreml.verification import compare, example_images, share
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import for_inference
 from tests.coreml.test_conversion import CLASSES, LABELS, TINY, as_if_trained, copied, edited, first, model_file
@@ -30,7 +31,7 @@ SMALL = Architecture(
     head_width=16,
     resolution=128,
 )
-IMAGES = compare.example_images(SMALL.resolution)
+IMAGES = example_images(SMALL.resolution)
 MEAN, STD = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -45,7 +46,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("labelled") / "labelled.mlpackage"
     network = as_if_trained(SMALL)
-    return coreml.export(network, path, weights="as if trained", class_labels=LABELS, minimum_deployment_target="iOS17")
+    return coreml.export(
+        network,
+        path,
+        ExportOptions(class_labels=LABELS, minimum_deployment_target="iOS17"),
+        weights="as if trained",
+    )
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ class TestExecute:
             assert list(found) == ["logits"]
             assert isinstance(found["logits"], torch.Tensor)
             # the package's weights are rounded to fp16, this network's are not
-            assert compare.share(found["logits"], wanted) < 2e-2
+            assert share(found["logits"], wanted) < 2e-2
 
     def test_values_in_fp16_are_rounded(self, saved: Path) -> None:
         image = {"image": IMAGES["noise"]}
@@ -99,7 +105,9 @@ class TestExecute:
             coreml.execute(saved, {"image": image}, precision="int8")  # type: ignore[arg-type]
 
     def test_a_tensor_that_is_not_finite(self, tmp_path: Path) -> None:
-        path = coreml.export(as_if_trained(TINY), tmp_path / "x.mlpackage", weights="x", input_kind="tensor")
+        path = coreml.export(
+            as_if_trained(TINY), tmp_path / "x.mlpackage", ExportOptions(input_kind="tensor"), weights="x"
+        )
         with pytest.raises(MvigNasError, match="input `image` must be finite, got -inf"):
             coreml.execute(path, {"image": torch.full((1, 3, 32, 32), -torch.inf)})
 
@@ -180,7 +188,7 @@ class TestVerificationFinds:
         with pytest.raises(
             MvigNasError, match=r"logits in fp32 are the network's to 0\.001 of the largest, got .* on "
         ):
-            compare.compare(SavedProgram(package), SMALL, CLASSES, network)
+            compare(SavedProgram(package), SMALL, CLASSES, network)
 
     def test_a_wrong_input_scale(self, package: Path) -> None:
         network = coreml.untrained(SMALL, CLASSES)
@@ -193,7 +201,7 @@ class TestVerificationFinds:
         with pytest.raises(MvigNasError, match="pixels of 255 normalised to"):
             coreml.verify(package, SMALL)
         with pytest.raises(MvigNasError, match="logits in fp32 are the network's"):
-            compare.compare(SavedProgram(package), SMALL, CLASSES, network)
+            compare(SavedProgram(package), SMALL, CLASSES, network)
 
     def test_overflow_in_fp16(self, tmp_path: Path) -> None:
         network = as_if_trained(TINY)

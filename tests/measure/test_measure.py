@@ -41,6 +41,7 @@ from tests.strategies import SPACES
 
 IS_MAC = platform.system() == "Darwin"
 MICRO = SPACES["micro"]
+TENSOR = coreml.ExportOptions(input_kind="tensor")
 SCRIPTED = Device("scripted", "none", "none", "1", "torch-cpu")
 
 
@@ -179,7 +180,7 @@ class TestCoreMl(BackendContract):
         targets = []
         for place, target in enumerate(micro(2)):
             network = coreml.untrained(target.network, 10)  # type: ignore[arg-type]
-            path = coreml.export(network, folder / f"{place}.mlpackage", weights="untrained", input_kind="tensor")
+            path = coreml.export(network, folder / f"{place}.mlpackage", weights="untrained", options=TENSOR)
             targets.append(package_target(path))
         return targets
 
@@ -587,7 +588,7 @@ def test_a_compute_plan_becomes_shares_of_its_cost() -> None:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("package") / "micro.mlpackage"
     network = coreml.untrained(MICRO.smallest, 10)
-    return coreml.export(network, path, weights="untrained, seed 0", input_kind="tensor")
+    return coreml.export(network, path, weights="untrained, seed 0", options=TENSOR)
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from mvig_nas import coreml
 from mvig_nas.architecture import Architecture
 from mvig_nas.cli import cli
 from mvig_nas.coreml import BulkOptions, BulkProgress, export_all, read_manifest
+from mvig_nas.coreml.exporting import ManifestEntry
 from mvig_nas.coreml.package import content_sha256
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim
+from mvig_nas.values import plain
 from tests.coreml.test_conversion import TINY
 
 COMMAND = [sys.executable, "-m", "mvig_nas"]
@@ -34,11 +36,11 @@ def tiny(count: int) -> list[Architecture]:
     return [replace(TINY, head_width=16 + 8 * place) for place in range(count)]
 
 
-def entries(folder: Path) -> dict[str, dict[str, object]]:
+def entries(folder: Path) -> dict[str, ManifestEntry]:
     manifest = read_manifest(folder)
     assert manifest is not None
-    found = {entry["fingerprint"]: entry for entry in manifest["packages"]}
-    assert len(found) == len(manifest["packages"])
+    found = {entry.fingerprint: entry for entry in manifest.packages}
+    assert len(found) == len(manifest.packages)
     return found
 
 
@@ -60,11 +62,12 @@ def test_packages_and_manifest(folder: Path) -> None:
     assert list(found) == [each.fingerprint for each in tiny(3)]
     for architecture in tiny(3):
         package, entry = folder / f"{architecture.fingerprint}.mlpackage", found[architecture.fingerprint]
-        assert entry["package"] == package.name
-        assert entry["sha256"] == content_sha256(package)
-        assert entry["coremltools_version"] == pytest.importorskip("coremltools").__version__
-        assert isinstance(entry["verified"], dict)
-        assert entry["verified"]["difference_fp32"] < 1e-3
+        assert entry.package == package.name
+        assert entry.sha256 == content_sha256(package)
+        assert entry.coremltools_version == pytest.importorskip("coremltools").__version__
+        assert entry.verified is not None
+        assert entry.verified.difference_fp32 is not None
+        assert entry.verified.difference_fp32 < 1e-3
         coreml.verify(package, architecture, coreml.untrained(architecture, 5))
     assert sorted(each.name for each in folder.iterdir() if not each.name.startswith(".")) == sorted(
         [*(f"{each.fingerprint}.mlpackage" for each in tiny(3)), "manifest.json"]
@@ -90,7 +93,7 @@ def test_a_package_written_just_before_a_kill_is_taken_over(folder: Path) -> Non
     path = folder / lost["package"]
     before = path.stat().st_mtime_ns
     export_all(tiny(3), folder, OPTIONS)
-    assert entries(folder)[lost["fingerprint"]] == lost
+    assert plain(entries(folder)[lost["fingerprint"]]) == lost
     assert path.stat().st_mtime_ns == before
 
 
@@ -109,14 +112,14 @@ def test_a_changed_package_is_told_and_the_others_are_written(folder: Path) -> N
 
 def test_unverified_packages_are_verified_when_asked(tmp_path: Path) -> None:
     export_all(tiny(1), tmp_path, OPTIONS, is_verified=False)
-    assert entries(tmp_path)[TINY.fingerprint]["verified"] is None
+    assert entries(tmp_path)[TINY.fingerprint].verified is None
     assert export_all(tiny(1), tmp_path, OPTIONS, is_verified=False).written == 0
     export_all(tiny(1), tmp_path, OPTIONS)
-    assert entries(tmp_path)[TINY.fingerprint]["verified"] is not None
+    assert entries(tmp_path)[TINY.fingerprint].verified is not None
 
 
 def test_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MvigNasError, match=r"exported alike, .* has `input_kind` 'image' and 'tensor' is asked for"):
+    with pytest.raises(MvigNasError, match="`input_kind` was 'image' and is now 'tensor'"):
         export_all(tiny(1), folder, replace(OPTIONS, input_kind="tensor"))
     with pytest.raises(MvigNasError, match="there must be an architecture to export, got none"):
         export_all([], tmp_path / "none")
@@ -148,7 +151,7 @@ def test_killed_with_its_workers_and_run_again_nothing_is_missing(tmp_path: Path
     assert sorted(json.loads(done.stdout)["packages"]) == sorted(f"{each.fingerprint}.mlpackage" for each in tiny(6))
     assert {path: path.stat().st_mtime_ns for path in survived} == survived
     assert len(entries(folder)) == 6
-    assert all(entry["verified"] for entry in entries(folder).values())
+    assert all(entry.verified for entry in entries(folder).values())
     assert {each.name for each in folder.iterdir()} == {
         *(f"{each.fingerprint}.mlpackage" for each in tiny(6)), "manifest.json", ".lock",
     }  # fmt: skip
@@ -160,7 +163,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         [sys.executable, "-c", HEARING, "export", "archs.jsonl", "--num-classes", "5"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until(lambda: bool((read_manifest(tmp_path / "archs") or {}).get("packages")))
+    until(lambda: bool((manifest := read_manifest(tmp_path / "archs")) and manifest.packages))
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130
