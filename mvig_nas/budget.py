@@ -4,8 +4,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Annotated, ClassVar
 
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.values import about
 
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "min": 60e3, "h": 3.6e6}
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
@@ -25,12 +27,70 @@ class Budget:
         MvigNasError: a limit is not positive and finite, or `confidence` is not in [0.5, 1) or lacks a latency limit.
     """
 
-    latency_ms: float | None = None
-    parameters: int | None = None
-    macs: int | None = None
-    memory_bytes: int | None = None
-    weight_bytes: int | None = None
-    confidence: float | None = None
+    TITLE: ClassVar = "Budget"
+
+    latency_ms: (
+        Annotated[
+            float,
+            about(
+                "Most milliseconds that a network may take, e.g. 1.0ms or 900us.",
+                flags=("--latency-budget",),
+                unit="duration",
+                metavar="DURATION",
+            ),
+        ]
+        | None
+    ) = None
+    parameters: (
+        Annotated[
+            int,
+            about("Most parameters that a network may have, e.g. 6M.", flags=("--max-params",), unit="count"),
+        ]
+        | None
+    ) = None
+    macs: (
+        Annotated[
+            int,
+            about("Most multiply-accumulates that a network may take, e.g. 700M.", flags=("--max-macs",), unit="count"),
+        ]
+        | None
+    ) = None
+    memory_bytes: (
+        Annotated[
+            int,
+            about(
+                "Most memory that a network's activations may take at a time, e.g. 2MB.",
+                flags=("--max-memory",),
+                unit="bytes",
+                metavar="SIZE",
+            ),
+        ]
+        | None
+    ) = None
+    weight_bytes: (
+        Annotated[
+            int,
+            about(
+                "Most memory that a network's weights may take, e.g. 10MB.",
+                flags=("--max-weights",),
+                unit="bytes",
+                metavar="SIZE",
+            ),
+        ]
+        | None
+    ) = None
+    confidence: (
+        Annotated[
+            float,
+            about(
+                "Probability with which a network must keep the latency budget, e.g. 0.9; the prediction itself must "
+                "keep it if this is not given.",
+                ge=0.5,
+                lt=1,
+            ),
+        ]
+        | None
+    ) = None
 
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():
@@ -80,6 +140,11 @@ def parse_duration_ms(text: str) -> float:
     if unit not in _MILLISECONDS:
         raise MvigNasError(f"a duration's unit must be us, ms, s, min or h, got {unit!r} in {text!r}; write 1.0ms.")
     return _positive("a duration", number * _MILLISECONDS[unit], text, "write 1.0ms, 900us or 0.001s")
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds of a duration, as `parse_duration_ms`."""
+    return parse_duration_ms(text) / 1e3
 
 
 def parse_count(text: str) -> int:

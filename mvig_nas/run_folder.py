@@ -2,6 +2,7 @@
 
     request = run_folder.reopen(folder, "retrain", RetrainRequest)   # --resume
     run_folder.begin(folder, "retrain", request)                     # a new run
+    with run_folder.entered(folder, "retrain", request, resume, "state.pt") as goes_on:   # either
 
 A request is a frozen dataclass that `mvig_nas.values` reads and writes.
 """
@@ -10,7 +11,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +57,51 @@ def begin(folder: Path, command: str, request: Any) -> None:
     rewrite(folder, command, request)
 
 
+@contextmanager
+def entered(folder: Path, command: str, request: Any, resume: bool, evidence: str) -> Iterator[bool]:
+    """Begin a run in a folder, or go on with the one that it holds, which must have been asked for the same.
+
+    What fails before the run has begun takes its `run.json` back, and the folders that were made for it. Of the
+    processes that torchrun started, the first one writes.
+
+    Args:
+        folder: of the run.
+        command: that is run.
+        request: what is asked for; `MAY_DIFFER` of its class names what a resumed run may ask for anew.
+        resume: go on with the run in the folder.
+        evidence: name of the file in the folder that shows that a run has begun.
+
+    Returns:
+        Whether there is something to go on from.
+
+    Raises:
+        MvigNasError: as `begin`, `reopen` and `require_same`. A run of an older mvig-nas, which left no `run.json`, is
+            gone on with as it is asked for now.
+    """
+    has_begun = (folder / evidence).exists()
+    if resume:
+        if (folder / FILE).exists() or not has_begun:
+            require_same(reopen(folder, command, type(request)), request, getattr(request, "MAY_DIFFER", ()))
+        yield has_begun
+        return
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield False
+        return
+    if has_begun and not (folder / FILE).exists():
+        raise MvigNasError(f"{folder} holds a run already; go on with it by --resume, or take another --out.")
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    begin(folder, command, request)
+    try:
+        yield False
+    except BaseException:
+        if not (folder / evidence).exists():
+            (folder / FILE).unlink(missing_ok=True)
+            with suppress(OSError):
+                for each in made:
+                    each.rmdir()
+        raise
+
+
 def rewrite(folder: Path, command: str, request: Any) -> None:
     """Replace what a run is asked for, where a resumed run may ask for more.
 
@@ -68,6 +115,15 @@ def rewrite(folder: Path, command: str, request: Any) -> None:
         "versions": {"mvig-nas": version("mvig-nas"), "python": platform.python_version()},
     }
     save(folder / FILE, json.dumps(content, indent=1) + "\n")
+
+
+def conclude(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write beside what a run was asked for what came of it, in numbers and words.
+
+    Raises:
+        MvigNasError: the folder cannot be written.
+    """
+    save(folder / FILE, json.dumps(_read(folder) | {"result": result}, indent=1) + "\n")
 
 
 def reopen(folder: Path, command: str, kind: type[T]) -> T:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from mvig_nas.errors import MvigNasError, closest
 
+DEFAULT_DEVICE = "iphone-13-mini"
+
 
 def folder(name: str) -> Path:
     """Folder `search_spaces` or `predictors`: package data where installed, the checkout's own where not."""

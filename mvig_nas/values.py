@@ -54,7 +54,8 @@ def about(
         ge, gt, le, lt: the range that a number must be in.
         flags: the option's names, where `--the-field-name` is not what users type.
         metavar: what stands for the value in the help.
-        unit: `duration`, `count` or `bytes`, for numbers that users write as `1.0ms`, `6M` or `2MB`.
+        unit: `duration` (milliseconds), `seconds`, `count` or `bytes`, for numbers that users write as `1.0ms`, `2h`,
+            `6M` or `2MB`.
     """
     bounds = {name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None}
     extra = {"flags": flags, "metavar": metavar, "unit": unit}

@@ -51,13 +51,18 @@ class TitledOption(click.Option):
 class Quantity(click.ParamType[Any]):
     """A number with a unit, parsed by one of `mvig_nas.budget`'s functions; a wrong one is a usage error."""
 
-    _PARSERS: ClassVar = {"duration": "parse_duration_ms", "count": "parse_count", "bytes": "parse_bytes"}
+    _PARSERS: ClassVar = {
+        "duration": "parse_duration_ms",
+        "seconds": "parse_duration_s",
+        "count": "parse_count",
+        "bytes": "parse_bytes",
+    }
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The parsed number: a duration in milliseconds."""
+        """The parsed number; a `duration` is one of milliseconds."""
         from mvig_nas import budget
 
         if not isinstance(value, str):

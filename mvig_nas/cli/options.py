@@ -5,9 +5,7 @@ from pathlib import Path
 import click
 
 from mvig_nas.cli.generated import Decorator, Quantity
-
-DEFAULT_DEVICE = "iphone-13-mini"
-
+from mvig_nas.shipped import DEFAULT_DEVICE
 
 DURATION = Quantity("duration")
 COUNT = Quantity("count")

@@ -3,6 +3,7 @@
 from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STUDY_FILE, Candidate, Latency, Progress, Score
 from mvig_nas.search.loop import kernel_costs, search
 from mvig_nas.search.samplers import SAMPLERS, resolve, sampler_of
+from mvig_nas.search.search_run import RayOptions, SearchRequest, SearchRun, run_search, saved_request
 from mvig_nas.search.search_settings import SearchSettings, StudySettings
 from mvig_nas.search.study import CANDIDATES_FILE, Study, pareto_front
 from mvig_nas.search.turn import attainable
@@ -17,7 +18,10 @@ __all__ = [
     "Candidate",
     "Latency",
     "Progress",
+    "RayOptions",
     "Score",
+    "SearchRequest",
+    "SearchRun",
     "SearchSettings",
     "Study",
     "StudySettings",
@@ -25,6 +29,8 @@ __all__ = [
     "kernel_costs",
     "pareto_front",
     "resolve",
+    "run_search",
     "sampler_of",
+    "saved_request",
     "search",
 ]

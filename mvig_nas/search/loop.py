@@ -109,8 +109,9 @@ def search(
         if earlier is not None and sampler == "auto":
             # another version may take another one for `auto`
             sampler = earlier.settings.sampler
+        batch = asked.batch or (1 if earlier is None else earlier.settings.batch)
         own = StudySettings(
-            **vars(asked) | {"sampler": resolve(sampler), "batch": asked.batch or 1},
+            **vars(asked) | {"sampler": resolve(sampler), "batch": batch or 1},
             space=space,
             score=score.name,
             budget=budget,

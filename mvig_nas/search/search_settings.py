@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from mvig_nas import run_folder, values
 from mvig_nas.budget import Budget
@@ -20,21 +20,27 @@ _MAY_DIFFER = ("schema", "versions", "evaluations", "time_limit_s", "candidates_
 class SearchSettings:
     """How long a search goes on, who proposes, and what is recorded; the same settings and seed give the same study."""
 
+    TITLE: ClassVar = "Search"
+
     evaluations: Annotated[
-        int,
-        about("So many scores are computed, those of an earlier, resumed run included; 200 is usual.", ge=1),
+        int, about("Number of scores to compute, those of an earlier, resumed part of the run included.", ge=1)
     ] = 80
-    sampler: Annotated[str, about("The sampler proposes architectures; `auto` takes the one that finds most.")] = "auto"
-    seed: Annotated[int, about("The seed of all random numbers; the same seed gives the same study.")] = 0
+    sampler: Annotated[
+        str,
+        about("Sampler that proposes architectures; `auto` takes the one that finds the best ones.", metavar="NAME"),
+    ] = "auto"
+    seed: Annotated[
+        int, about("Seed of all random numbers; the same seed gives the same search.", ge=0, le=2**32 - 1)
+    ] = 0
     front: Annotated[
-        bool, about("The whole front of score and latency is traced up to the budget, instead of one winner.")
+        bool, about("Trace the whole front of score and latency up to the budget, instead of one winner.")
     ] = False
     batch: (
         Annotated[
             int,
             about(
-                "A turn proposes at least so many architectures, so that several workers have enough to do; twice the "
-                "number of workers is usual. Another batch is another search.",
+                "Number of architectures that a turn proposes at least, so that several workers have enough to do; 1, "
+                "or twice the workers of Ray, if not given. Another batch is another search, like another seed.",
                 ge=1,
             ),
         ]
@@ -44,21 +50,31 @@ class SearchSettings:
         Annotated[
             int,
             about(
-                "The search ends after so many recorded candidates, rejected ones included; 20 for each evaluation and "
-                "1,000 more if missing."
+                "Number of recorded candidates, rejected ones included, after which the search ends; 20 for each "
+                "evaluation and 1,000 more if not given."
             ),
         ]
         | None
     ) = None
-    time_limit_s: Annotated[float, about("No score is begun after so many seconds; at any time if missing.")] | None = (
-        None
-    )
+    time_limit_s: (
+        Annotated[
+            float,
+            about(
+                "Time after which no further score is begun, e.g. 60s or 2h; there is no limit if not given.",
+                flags=("--time-limit",),
+                unit="seconds",
+                metavar="DURATION",
+            ),
+        ]
+        | None
+    ) = None
     coverage: Annotated[
-        float, about("The latency interval recorded with a candidate holds the true latency with this probability.")
+        float,
+        about("Probability with which the interval recorded with a candidate holds the true latency.", gt=0, lt=1),
     ] = 0.8
     labels: Annotated[
         Mapping[str, str],
-        about("Settings of the caller's that must be the same when resumed, e.g. the device."),
+        about("Names and values of what must also be the same when the search is resumed, e.g. the device."),
     ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_folder_holds_everything(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "study.journal", "candidates.jsonl", "front.csv", "winner.json", "run.toml", "report.html",
+        "study.journal", "candidates.jsonl", "front.csv", "winner.json", "run.json", "report.html",
         "score_latency.png", "best_so_far.png",
     }  # fmt: skip
     study = Study.load(finished)
@@ -51,10 +50,14 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
     assert architecture.fingerprint == winner["fingerprint"] == study.winner.fingerprint
     low, high = winner["latency_interval_ms"]
     assert low < winner["latency_ms"] <= 0.6 < high or high <= 0.6
-    settings = tomllib.loads((finished / "run.toml").read_text())
-    assert settings["seed"] == 0
-    assert settings["budget"] == {"latency_ms": 0.6}
-    assert set(settings["versions"]) >= {"mvig-nas", "torch", "optuna"}
+    assert set(winner["versions"]) >= {"mvig-nas", "torch", "optuna"}
+    asked = json.loads((finished / "run.json").read_text())
+    assert (asked["command"], asked["request"]["space"]) == ("search", "toy")
+    assert asked["request"]["settings"]["seed"] == 0
+    assert asked["request"]["budget"]["latency_ms"] == 0.6
+    assert set(asked["versions"]) >= {"mvig-nas", "python"}
+    assert asked["result"]["evaluated"] == 12
+    assert asked["result"]["ended"] == "evaluations"
     report = (finished / "report.html").read_text()
     assert "data:image/png;base64," in report
     assert "http" not in report.replace("http-equiv", "")
@@ -122,6 +125,7 @@ def test_sample_writes_different_architectures(tmp_path: Path) -> None:
         (["search", "--latency-budget", "1.0"], 2, "must have a unit"),
         (["search", "--latency-budget", "-1ms"], 2, "must be above 0"),
         (["search", "--latency-budget", "abc"], 2, "must be a number and a unit"),
+        (["search", "--latency-budget", "1ms", "--time-limit", "2"], 2, "must have a unit"),
         (["search", "--latency-budgt", "1ms"], 2, "--latency-budget"),
         (["search", "--latency-budget", "1ms", "--evaluations", "0"], 2, "x>=1"),
         (["search", "--latency-budget", "1ms", "--max-params", "5X"], 2, "unit must be K, M or G"),

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from scipy.stats import norm
 
 from mvig_nas import shipped
 from mvig_nas.architecture import Architecture
-from mvig_nas.cli.search import _print
+from mvig_nas.cli.search import print_search
 from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
 from mvig_nas.report import write_report
-from mvig_nas.search import FEASIBLE, Candidate, search
+from mvig_nas.search import FEASIBLE, Candidate, SearchRun, search
 from mvig_nas.search.samplers import gaussian_process
 from mvig_nas.search.samplers.gaussian_process import (
     Features,
@@ -226,12 +227,13 @@ def test_a_search_reports_it(sampler: str, tmp_path: Path, capsys: pytest.Captur
     assert error == leave_one_out(TOY, study.candidates)
     assert error is not None
     latency = ArchitectureLatency(LatencyPredictor.load(shipped.predictor_folder("iphone-13-mini")))
-    files = write_report(study, [], tmp_path, latency, command="search", seconds=1.0)
+    done = SearchRun(replace(study, folder=tmp_path), latency, WidthScore(), seconds=1.0)
+    files = write_report(done, [], "search")
     line = f"each of 10 scored architectures left out in turn: mean absolute error {error.mean_absolute_error:.3g}"
     assert line in files["report"].read_text()
-    _print(study, [], files, latency, seconds=1.0, as_json=False)
+    print_search(done, "search", as_json=False)
     assert line in capsys.readouterr().out
-    _print(study, [], files, latency, seconds=1.0, as_json=True)
+    print_search(done, "search", as_json=True)
     assert json.loads(capsys.readouterr().out)["predictor_error"] == {
         "mean_absolute_error": error.mean_absolute_error,
         "kendall_tau": error.kendall_tau,

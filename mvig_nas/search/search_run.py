@@ -1,0 +1,211 @@
+"""A whole search by names: a space, a device, a score and a budget become a run folder. `mvig-nas search` is this."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from mvig_nas import run_folder, scores
+from mvig_nas.budget import Budget
+from mvig_nas.search.contracts import STUDY_FILE, Evaluator, Progress, Score
+from mvig_nas.search.loop import search
+from mvig_nas.search.search_settings import SearchSettings
+from mvig_nas.search.study import Study
+from mvig_nas.search_space import SearchSpace
+from mvig_nas.shipped import DEFAULT_DEVICE
+from mvig_nas.values import about
+
+if TYPE_CHECKING:
+    from mvig_nas.latency import ArchitectureLatency
+
+COMMAND = "search"
+_PROPOSALS_PER_WORKER = 2  # so that few wait for the last of a turn
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """How the workers of Ray compute scores."""
+
+    TITLE: ClassVar = "With --evaluator ray"
+
+    address: (
+        Annotated[
+            str,
+            about(
+                "Address of the head of a Ray cluster that this machine is in; Ray is started on this machine if it is "
+                "not given.",
+                metavar="auto|HOST:PORT",
+            ),
+        ]
+        | None
+    ) = None
+    workers: (
+        Annotated[int, about("Number of scores computed at once; as many as there is room for if not given.", ge=1)]
+        | None
+    ) = None
+    cpus_per_worker: Annotated[float, about("CPUs that each worker takes of its node.", gt=0)] = 1.0
+    gpus_per_worker: Annotated[float, about("GPUs that each worker takes of its node; may be a fraction.", ge=0)] = 0.0
+    evaluation_timeout_s: (
+        Annotated[
+            float,
+            about(
+                "Time after which a score is given up, e.g. 10min; never if not given.",
+                gt=0,
+                flags=("--evaluation-timeout",),
+                unit="seconds",
+                metavar="DURATION",
+            ),
+        ]
+        | None
+    ) = None
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is searched, for which device, by which score and under which budget."""
+
+    MAY_DIFFER: ClassVar = ("evaluator", "ray", "settings.evaluations", "settings.time_limit_s")
+
+    space: Annotated[
+        str,
+        about("Search space: a name that `mvig-nas spaces` lists, or a file of your own.", metavar="NAME|FILE.toml"),
+    ] = "mobilevig"
+    device: Annotated[
+        str,
+        about(
+            "Phone whose latency is predicted: a name that `mvig-nas devices` lists, or a folder with a fitted "
+            "predictor.",
+            metavar="NAME|FOLDER",
+        ),
+    ] = DEFAULT_DEVICE
+    score: Annotated[
+        str,
+        about(
+            "Score that is maximised: a training-free proxy of docs/scores.md, supernet:PATH or calibrated:FOLDER.",
+            metavar="NAME",
+        ),
+    ] = scores.DEFAULT
+    data: (
+        Annotated[Path, about("Folder of the images that the supernet of the score was trained on.", metavar="FOLDER")]
+        | None
+    ) = None
+    evaluator: Annotated[
+        Literal["local", "ray"],
+        about("Scores are computed by this process, or by the workers of Ray (docs/cluster.md)."),
+    ] = "local"
+    budget: Budget = field(default_factory=Budget)
+    settings: SearchSettings = field(default_factory=SearchSettings)
+    ray: RayOptions = field(default_factory=RayOptions)
+
+    @property
+    def name(self) -> str:
+        """What a run folder is called after: the space and the budget."""
+        target = "front" if self.settings.front else "budget"
+        if self.budget.latency_ms is not None:
+            target = f"{self.budget.latency_ms:g}ms"
+        return f"{Path(self.space).stem}-{target}"
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """A search that is over, and what it was made with; `seconds` is how long this part of it took."""
+
+    study: Study
+    latency: "ArchitectureLatency"
+    score: Score
+    seconds: float
+
+
+def saved_request(folder: Path) -> SearchRequest:
+    """What the search in a run folder was asked for, but for how long, and who computes its scores.
+
+    Raises:
+        MvigNasError: the folder holds no search, or a damaged one.
+    """
+    if (folder / run_folder.FILE).exists():
+        saved = run_folder.reopen(folder, COMMAND, SearchRequest)
+        settings = replace(saved.settings, time_limit_s=None)
+        return replace(saved, settings=settings, evaluator="local", ray=RayOptions())
+    # an older mvig-nas kept everything in the study
+    kept = Study.load(folder).settings
+    return SearchRequest(
+        space=kept.space.name,
+        device=kept.labels.get("device", DEFAULT_DEVICE),
+        score=kept.score,
+        data=Path(kept.labels["data"]) if "data" in kept.labels else None,
+        budget=kept.budget,
+        settings=SearchSettings(kept.evaluations, kept.sampler, kept.seed, kept.front, kept.batch),
+    )
+
+
+def run_search(
+    request: SearchRequest,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_candidate: Callable[[Progress], None] | None = None,
+) -> SearchRun:
+    """Search as `search` does, into a run folder that can be resumed.
+
+    Args:
+        request: what is asked for; it is saved in the folder.
+        folder: the run's, which is made if it is missing.
+        resume: go on with the search in the folder.
+        on_candidate: called after each new candidate.
+
+    Raises:
+        MvigNasError: something named in the request is missing or wrong, the request differs from the resumed one, or
+            as `search`.
+    """
+    from mvig_nas.latency import ArchitectureLatency
+
+    began = time.monotonic()
+    asked = request.settings
+    with run_folder.entered(folder, COMMAND, request, resume, STUDY_FILE):
+        space = Study.load(folder).settings.space if resume else SearchSpace.load(request.space)
+        latency = ArchitectureLatency.load(request.device)
+        score = scores.load(request.score, seed=asked.seed, data=request.data, space=space)
+        labels = {"device": request.device} | ({} if request.data is None else {"data": str(request.data)})
+        if resume:
+            run_folder.rewrite(folder, COMMAND, request)
+        with _evaluator(request, score) as (evaluator, workers):
+            by_workers = None if evaluator is None or resume else _PROPOSALS_PER_WORKER * workers
+            study = search(
+                space,
+                score,
+                latency,
+                request.budget,
+                folder=folder,
+                resume=resume,
+                evaluator=evaluator,
+                on_candidate=on_candidate,
+                **vars(asked) | {"batch": asked.batch or by_workers, "labels": labels},
+            )
+        seconds = time.monotonic() - began
+        run_folder.conclude(
+            folder,
+            {"judged": study.judged, "evaluated": study.evaluated, "seconds": round(seconds, 3), "ended": study.ended},
+        )
+    return SearchRun(study, latency, score, seconds)
+
+
+@contextmanager
+def _evaluator(request: SearchRequest, score: Score) -> Iterator[tuple[Evaluator | None, int]]:
+    """What computes the scores, None for this process, and how many at once."""
+    if request.evaluator == "local":
+        yield None, 1
+        return
+    from mvig_nas.search.evaluators.ray_actors import RayEvaluator
+
+    ray = request.ray
+    with RayEvaluator(
+        score,
+        address=ray.address,
+        workers=ray.workers,
+        cpus=ray.cpus_per_worker,
+        gpus=ray.gpus_per_worker,
+        timeout_s=ray.evaluation_timeout_s,
+    ) as evaluator:
+        yield evaluator, evaluator.workers
