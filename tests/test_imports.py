@@ -35,6 +35,7 @@ ORDER = (
     "scores",
     "search",
     "study",
+    "finalists",
     "coreml",
     "measure",
     "ranking",

@@ -34,7 +34,7 @@ def test_make_targets_exist() -> None:
 
 def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
     commands = [command for command in COMMANDS if command.startswith("mvig-nas ")]
-    assert len(commands) == 18
+    assert len(commands) == 19
     write_images(tmp_path / "images", train=40)
     for command in commands:
         arguments = shlex.split(command)[1:]
@@ -43,6 +43,8 @@ def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
             arguments += ["--evaluations", "3"]
         elif arguments[:2] == ["supernet", "train"] or arguments[0] == "retrain":
             arguments += ["--epochs", "2"]
+        elif arguments[0] == "finalists":
+            arguments += ["--count", "2", "--max-epochs", "2"]
         elif arguments[:2] == ["supernet", "rank"]:
             arguments += ["-n", "4", "--epochs", "1", "--no-proxies"]
         elif arguments[0] == "measure":
@@ -65,11 +67,17 @@ def test_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "printed"),
     [
         ("supernet", r"True\n"),
+        ("finalists", r"2 finished\n"),
         ("retraining", r"\[42, 84, 168, 256\]\n"),
         ("measuring_on_iphone", r"\d+\.\d+ -?\d+\.\d+\n"),
     ],
 )
-def test_programs_of_pages_run(name: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_programs_of_pages_run(
+    name: str, printed: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "images", train=40)
+    monkeypatch.chdir(tmp_path)
     programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / f"{name}.md").read_text(), flags=re.DOTALL)
     assert programs
     for program in programs:

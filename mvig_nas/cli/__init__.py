@@ -15,6 +15,7 @@ from mvig_nas.errors import MvigNasError
 COMMANDS = {
     "search": ("mvig_nas.cli.search", "Search for the best network inside a latency budget."),
     "supernet": ("mvig_nas.cli.supernet", "Train a supernet, and check how it ranks networks."),
+    "finalists": ("mvig_nas.cli.finalists", "Train the best networks of a search briefly, and pick by top-1."),
     "retrain": ("mvig_nas.cli.retrain", "Train one network by itself, with a teacher."),
     "evaluate": ("mvig_nas.cli.evaluate", "Measure the accuracy of a trained network or a package."),
     "describe": ("mvig_nas.cli.describe", "Show where a network's parameters, MACs and milliseconds go."),

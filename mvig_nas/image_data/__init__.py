@@ -12,6 +12,7 @@ from mvig_nas.image_data.folders import (
 )
 from mvig_nas.image_data.resize import resized
 from mvig_nas.image_data.seeds import seeded
+from mvig_nas.image_data.splitting import Split, is_split, split_images
 from mvig_nas.image_data.transforms import training_transform
 from mvig_nas.recipes import Preprocessing
 
@@ -19,14 +20,17 @@ __all__ = [
     "EvaluationImages",
     "LabelledImages",
     "Preprocessing",
+    "Split",
     "TrainingImages",
     "check_classes",
     "check_same_classes",
     "hold_out",
+    "is_split",
     "read_split",
     "resized",
     "seeded",
     "share",
+    "split_images",
     "subset",
     "training_transform",
 ]

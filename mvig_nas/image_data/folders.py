@@ -60,6 +60,22 @@ def read_split(data: Path, split: Literal["train", "val"]) -> LabelledImages:
         raise MvigNasError(
             f"{data} must hold a folder {looked_for}, got {_listed(_entries(data))}; arrange the images as {layout}."
         )
+    return read_classes(folder, layout)
+
+
+def read_classes(folder: Path, layout: str) -> LabelledImages:
+    """The images of ``folder/CLASS``, as `read_split` takes them.
+
+    Args:
+        folder: holds the class folders.
+        layout: how images should be arranged, for the error.
+
+    Raises:
+        MvigNasError: the folder or its classes are missing, or a class has no image.
+    """
+    if not folder.is_dir():
+        raise MvigNasError(f"The images must be in a folder, got none at {folder}; arrange them as {layout}.")
+    folder = Path(os.path.abspath(folder))
     classes = tuple(name for name in _entries(folder) if (folder / name).is_dir())
     if not classes:
         raise MvigNasError(f"{folder} must hold a folder for each class, got none; arrange the images as {layout}.")

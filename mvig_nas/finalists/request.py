@@ -1,0 +1,61 @@
+"""What is asked of the finalists of a search."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from mvig_nas.values import about, check
+
+
+@dataclass(frozen=True)
+class FinalistsRequest:
+    """Which search's best architectures are trained, on what, for how long and where.
+
+    Raises:
+        MvigNasError: a value out of range.
+    """
+
+    TITLE = "Finalists"
+
+    run: Annotated[Path, about("Run folder of the finished search.")]
+    data: Annotated[Path, about("Folder of the images, with the class folders in `train`.")]
+    count: Annotated[int, about("Number of architectures to train.", ge=2)] = 12
+    plan: Annotated[str, about("Plan of the trainings: a shipped name, or a TOML file.", metavar="NAME|FILE")] = "short"
+    max_epochs: (
+        Annotated[int, about("Epochs of a training that is not stopped early; the plan's if left out.", ge=1)] | None
+    ) = None
+    hold_out: Annotated[
+        float, about("Share of the training images that is held out, and that top-1 is measured on.", gt=0, lt=1)
+    ] = 0.15
+    supernet: (
+        Annotated[Path, about("Folder of a supernet whose slices the trainings begin with; fresh weights if left out.")]
+        | None
+    ) = None
+    seed: Annotated[int, about("Seed of weights, images' order and what is held out.", ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where the trainings run; a resumed run may have others.
+
+    Raises:
+        MvigNasError: a value out of range.
+    """
+
+    TITLE = "Ray"
+
+    address: Annotated[str, about("Ray cluster to train on: `auto` or HOST:PORT; this machine if left out.")] | None = (
+        None
+    )
+    trainings: Annotated[int, about("Trainings at a time; as many as there is room for if left out.", ge=1)] | None = (
+        None
+    )
+    cpus: Annotated[float, about("CPUs that a training takes.", gt=0)] = 1.0
+    gpus: Annotated[float, about("GPUs that a training takes; may be a fraction.", ge=0)] = 0.0
+    in_memory: Annotated[bool, about("Decode the images once and keep them in memory.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
