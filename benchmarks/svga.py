@@ -13,16 +13,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mvig_nas.network.graph_operators import svga, svga_loop
+from mvig_nas.graph_operators import OPERATORS, GraphOperator
+from mvig_nas.network.torch_maps import linked, linked_as_reference
 
 CASES = ((7, 256, 1.0), (14, 168, 5.0), (28, 84, 10.0), (56, 42, 10.0))  # size, channels, least ratio
 
 
-def seconds(form: Callable[[Tensor, int], Tensor], x: Tensor, repeats: int) -> float:
+Form = Callable[[GraphOperator, Tensor, int], Tensor]
+SVGA = OPERATORS["svga"]
+
+
+def seconds(form: Form, x: Tensor, repeats: int) -> float:
     """Of one call, the mean of `repeats`."""
     began = time.perf_counter()
     for _ in range(repeats):
-        form(x, 2)
+        form(SVGA, x, 2)
     return (time.perf_counter() - began) / repeats
 
 
@@ -38,12 +43,12 @@ def main() -> None:
     for size, channels, least in CASES:
         x = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(size))
         repeats = max(3, 20_000 // size**2)
-        for form in (svga_loop, svga):
+        for form in (linked_as_reference, linked):
             seconds(form, x, 3)
-        times = [(seconds(svga_loop, x, repeats), seconds(svga, x, repeats)) for _ in range(pairs)]
+        times = [(seconds(linked_as_reference, x, repeats), seconds(linked, x, repeats)) for _ in range(pairs)]
         loop, ours = (statistics.median(column) * 1e6 for column in zip(*times, strict=True))
         ratio = statistics.median(one / other for one, other in times)
-        equal = torch.equal(svga(x, 2), svga_loop(x, 2))
+        equal = torch.equal(linked(SVGA, x, 2), linked_as_reference(SVGA, x, 2))
         print(f"{size:>4}x{size:<3} {channels:>8} {loop:>10.1f} {ours:>10.1f} {ratio:>7.2f} {least:>8.1f} {equal}")
 
 

@@ -1,28 +1,35 @@
 """Architecture: one MobileViG-like network on paper, as a frozen value.
 
-MobileViG: Munir, Avery and Marculescu, arXiv 2307.00395; reference code SLDGroup/MobileViG. The four presets are the
-paper's. Feature maps are square; a stage's `size` is the side of its map in pixels.
+MobileViG: Munir, Avery and Marculescu, arXiv 2307.00395; reference code SLDGroup/MobileViG. Its successors MobileViGv2
+(arXiv 2406.05850) and GreedyViG (arXiv 2405.06849) are points of the same space. Feature maps are square; a stage's
+`size` is the side of its map in pixels.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.graph_operators import OPERATORS, GraphOperator
 
 SCHEMA = 1
 STAGES = 4
-KNN_NEIGHBOURS = 9  # of ViG (arXiv 2206.00272); fewer where the map has fewer pixels
 
 ACTIVATIONS = ("relu", "gelu", "hard_swish", "silu")
-GRAPH_OPERATORS = ("svga", "knn")
+GRAPH_OPERATORS = tuple(OPERATORS)
+CPE_KERNEL = 7  # pixels, of the depthwise convolution that encodes positions
 
-_CONV_ONLY = ("conv_expansion", "conv_kernel")
-_GRAPH_ONLY = ("ffn_expansion", "graph_step", "graph_operator", "graph_groups")
+# Which depth of a stage a choice needs: at 0 it is unused.
+DEPTH_OF: Mapping[str, str] = {
+    **dict.fromkeys(("conv_expansion", "conv_kernel"), "conv_depth"),
+    **dict.fromkeys(("ffn_expansion", "graph_step", "graph_operator", "graph_groups"), "graph_depth"),
+    **dict.fromkeys(("graph_cpe", "graph_scale"), "graph_depth"),
+}
+SWITCHES = ("graph_cpe", "graph_scale")  # None where they are off, so that architectures of old keep their JSON
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,11 @@ class Stage:
 
     Both depths may be 0: the stage is then its downsampling alone. A choice that no block of the stage uses is None,
     whatever was passed, so that equal networks are equal values: the MBConv choices at `conv_depth` 0, the graph
-    choices at `graph_depth` 0, `graph_step` of a `knn` stage.
+    choices at `graph_depth` 0, `graph_step` of an operator that takes none, such as `knn`.
+
+    `graph_cpe` adds a conditional positional encoding, a depthwise 7x7 convolution, in front of each grapher, and
+    `graph_scale` a layer scale on both branches of each graph block, as MobileViGv2 and GreedyViG have them. Each is
+    True or None.
 
     Raises:
         MvigNasError: a value is of the wrong type or out of range, or `width` is not divisible by `graph_groups`.
@@ -47,6 +58,8 @@ class Stage:
     graph_operator: str | None = "svga"
     graph_groups: int | None = 1
     activation: str = "gelu"
+    graph_cpe: bool | None = None
+    graph_scale: bool | None = None
 
     def __post_init__(self) -> None:
         _require_int("width", self.width, 1)
@@ -58,16 +71,25 @@ class Stage:
             if _require_int("conv_kernel", self.conv_kernel, 1) % 2 == 0:
                 raise MvigNasError(f"`conv_kernel` must be odd, got {self.conv_kernel}; take 3, 5 or 7.")
         else:
-            self._clear(_CONV_ONLY)
+            self._clear("conv_depth")
         if not self.graph_depth:
-            self._clear(_GRAPH_ONLY)
+            self._clear("graph_depth")
             return
         _require_int("ffn_expansion", self.ffn_expansion, 1)
         _require_name("graph_operator", self.graph_operator, GRAPH_OPERATORS)
-        if self.graph_operator == "knn":
-            self._clear(("graph_step",))
-        else:
-            _require_int("graph_step", self.graph_step, 1)
+        least_step = self.operator.least_step
+        if least_step is None:
+            object.__setattr__(self, "graph_step", None)
+        elif _require_int("graph_step", self.graph_step, 1) < least_step:
+            raise MvigNasError(
+                f"`graph_step` of {self.graph_operator} must be at least {least_step}, got {self.graph_step}: no pixel "
+                "would have a link; take a larger step."
+            )
+        for name in SWITCHES:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, bool):
+                raise MvigNasError(f"`{name}` must be true, false or null, got {value!r}.")
+            object.__setattr__(self, name, value or None)
         groups = _require_int("graph_groups", self.graph_groups, 1)
         if self.width % groups:
             raise MvigNasError(
@@ -75,9 +97,15 @@ class Stage:
                 "change one of them."
             )
 
-    def _clear(self, names: tuple[str, ...]) -> None:
-        for name in names:
-            object.__setattr__(self, name, None)
+    @property
+    def operator(self) -> GraphOperator:
+        """The graph operator; of a stage that has graph blocks only."""
+        return OPERATORS[self.graph_operator or ""]
+
+    def _clear(self, depth: str) -> None:
+        for name, needed in DEPTH_OF.items():
+            if needed == depth:
+                object.__setattr__(self, name, None)
 
 
 _STAGE_FIELDS = tuple(field.name for field in fields(Stage))
@@ -133,7 +161,14 @@ class Architecture:
             "schema": SCHEMA,
             "resolution": self.resolution,
             "head_width": self.head_width,
-            "stages": [{name: getattr(stage, name) for name in _STAGE_FIELDS} for stage in self.stages],
+            "stages": [
+                {
+                    name: getattr(stage, name)
+                    for name in _STAGE_FIELDS
+                    if name not in SWITCHES or getattr(stage, name) is not None
+                }
+                for stage in self.stages
+            ],
         }
 
     def to_json(self, indent: int | None = None) -> str:
@@ -161,7 +196,7 @@ class Architecture:
         for number, stage in enumerate(values["stages"], start=1):
             if not isinstance(stage, Mapping):
                 raise MvigNasError(f"`stage{number}` must be an object, got {stage!r}.")
-            _require_keys(f"stage{number}", stage, set(_STAGE_FIELDS))
+            _require_keys(f"stage{number}", stage, set(_STAGE_FIELDS), frozenset(SWITCHES))
             stages.append(Stage(**stage))
         return cls(tuple(stages), values["head_width"], values["resolution"])  # type: ignore[arg-type]
 
@@ -172,12 +207,12 @@ class Architecture:
         Raises:
             MvigNasError: there is neither a preset nor a readable file of that name, or the file holds no architecture.
         """
-        if name in PRESETS:
-            return PRESETS[name]
+        if name in FAMILY_PRESETS:
+            return FAMILY_PRESETS[name]
         path = Path(name)
         if not path.is_file():
             raise MvigNasError(
-                f"no preset and no file is called {name!r}; {closest(name, PRESETS)} A run has a winner.json."
+                f"no preset and no file is called {name!r}; {closest(name, FAMILY_PRESETS)} A run has a winner.json."
             )
         try:
             values = json.loads(_text_of(path, "an architecture file"))
@@ -249,13 +284,17 @@ def _require_name(name: str, value: Any, known: tuple[str, ...]) -> None:
         raise MvigNasError(f"`{name}` must be one of {known}, got {value!r}; {closest(value, known)}")
 
 
-def _require_keys(what: str, values: Mapping[str, Any], known: set[str]) -> None:
+def _require_keys(
+    what: str, values: Mapping[str, Any], known: set[str], optional: Set[str] = frozenset({"schema"})
+) -> None:
     for key in values:
         if key not in known:
             raise MvigNasError(f"{what} has no entry {key!r}; {closest(str(key), known)}")
-    missing = sorted(known - set(values) - {"schema"})
+    missing = sorted(known - set(values) - optional)
     if missing:
-        raise MvigNasError(f"{what} lacks {', '.join(map(repr, missing))}; write all of {', '.join(sorted(known))}.")
+        raise MvigNasError(
+            f"{what} lacks {', '.join(map(repr, missing))}; write all of {', '.join(sorted(known - optional))}."
+        )
 
 
 def _preset(
@@ -263,6 +302,16 @@ def _preset(
 ) -> Architecture:
     conv = tuple(Stage(width, conv_depth=depth) for width, depth in zip(widths[:3], depths, strict=True))
     return Architecture((*conv, Stage(widths[3], graph_depth=graph_depth)), head_width=head)  # type: ignore[arg-type]
+
+
+def _successor(operator: str, depths: str, widths: tuple[int, ...], steps: tuple[int, ...], head: int) -> Architecture:
+    """MBConv and graph blocks in every stage, as in "2,0 2,2 6,2 2,2", with CPE and layer scale on graph blocks."""
+    stages = []
+    for width, step, pair in zip(widths, steps, depths.split(), strict=True):
+        conv_depth, graph_depth = map(int, pair.split(","))
+        extras = {"graph_step": step, "graph_operator": operator, "graph_cpe": True, "graph_scale": True}
+        stages.append(Stage(width, conv_depth, graph_depth, **extras))  # type: ignore[arg-type]
+    return Architecture(tuple(stages), head_width=head)  # type: ignore[arg-type]
 
 
 # arXiv 2307.00395, table 1.
@@ -273,13 +322,26 @@ PRESETS: Mapping[str, Architecture] = {
     "mobilevig_b": _preset((5, 5, 15), 5, (42, 84, 240, 464), 768),
 }
 
+_V2_STEPS, _GREEDY_STEPS = (8, 8, 4, 2), (8, 4, 2, 1)  # the first of MobileViGv2 is unused
+# The published networks of the whole family; sizes as the authors' code builds them.
+FAMILY_PRESETS: Mapping[str, Architecture] = {
+    **PRESETS,
+    "mobilevigv2_ti": _successor("mgc", "2,0 2,2 6,2 2,2", (32, 64, 128, 256), _V2_STEPS, 512),
+    "mobilevigv2_s": _successor("mgc", "3,0 3,3 9,3 3,3", (32, 64, 128, 256), _V2_STEPS, 512),
+    "mobilevigv2_m": _successor("mgc", "3,0 3,3 9,3 3,3", (32, 64, 192, 384), _V2_STEPS, 512),
+    "mobilevigv2_b": _successor("mgc", "3,0 3,3 9,3 3,3", (64, 128, 256, 512), _V2_STEPS, 768),
+    "greedyvig_s": _successor("dagc", "2,2 2,2 6,2 2,2", (48, 96, 192, 384), _GREEDY_STEPS, 768),
+    "greedyvig_m": _successor("dagc", "3,3 3,3 9,3 3,3", (56, 112, 224, 448), _GREEDY_STEPS, 768),
+    "greedyvig_b": _successor("dagc", "4,4 4,4 12,4 3,3", (64, 128, 256, 512), _GREEDY_STEPS, 768),
+}
+
 
 def preset(name: str) -> Architecture:
-    """A published MobileViG by name, e.g. `mobilevig_ti`.
+    """A published network of the family by name, e.g. `mobilevig_ti` or `greedyvig_s`.
 
     Raises:
         MvigNasError: no preset of that name.
     """
-    if name not in PRESETS:
-        raise MvigNasError(f"no preset is called {name!r}; {closest(name, PRESETS)}")
-    return PRESETS[name]
+    if name not in FAMILY_PRESETS:
+        raise MvigNasError(f"no preset is called {name!r}; {closest(name, FAMILY_PRESETS)}")
+    return FAMILY_PRESETS[name]

@@ -2,7 +2,8 @@
 
 A space is a product of parameters: `resolution`, `head_width`, and per stage `stage1.width` to `stage4.activation`.
 A choice that no block uses (see `Stage`) makes several parameter settings one architecture, which `size` counts
-once. Numbers are put in ascending order; names stand in the file from the cheapest to the dearest.
+once. Numbers are put in ascending order; names stand in the file from the cheapest to the dearest. The switches
+`graph_cpe` and `graph_scale` may be left out of a stage, where they are then off.
 """
 
 import random
@@ -15,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from mvig_nas import shipped
-from mvig_nas.architecture import STAGES, Architecture, Stage, stage_sizes
+from mvig_nas.architecture import DEPTH_OF, STAGES, SWITCHES, Architecture, Stage, stage_sizes
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.graph_operators import OPERATORS
 
 SCHEMA = 1
 Value = int | str
 
 STAGE_CHOICES = tuple(field.name for field in fields(Stage))
-_CONV_CHOICES = ("conv_expansion", "conv_kernel")
+_CONV_CHOICES = tuple(name for name, depth in DEPTH_OF.items() if depth == "conv_depth")
+_GRAPH_CHOICES = tuple(name for name, depth in DEPTH_OF.items() if depth == "graph_depth")
 _CHEAPER_WHEN_LARGER = ("graph_step", "graph_groups")
 
 PARAMETER_NAMES: tuple[str, ...] = (
@@ -52,20 +55,30 @@ class SearchSpace:
         for key in PARAMETER_NAMES:
             values = self.choices.get(key)
             if values is None:
+                if _is_switch(key):
+                    continue
                 raise MvigNasError(f"space {self.name!r} lacks `{key}`; list its choices.")
             if not values:
                 raise MvigNasError(f"space {self.name!r}: `{key}` must have at least one choice, got none; add one.")
             if len(set(values)) != len(values):
                 raise MvigNasError(f"space {self.name!r}: `{key}` repeats a choice, got {values}; list each once.")
-        object.__setattr__(self, "choices", {key: _in_order(self.choices[key]) for key in PARAMETER_NAMES})
+        object.__setattr__(
+            self, "choices", {key: _in_order(self.choices[key]) for key in PARAMETER_NAMES if key in self.choices}
+        )
         self._check_combinations()
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.choices.items())))
 
     def stage_choices(self, number: int) -> dict[str, tuple[Value, ...]]:
-        """Choices of one stage, 1 to 4, by the names of `Stage`'s fields."""
-        return {name: self.choices[f"stage{number}.{name}"] for name in STAGE_CHOICES}
+        """Choices of one stage, 1 to 4, by the names of `Stage`'s fields; without the switches that it has not."""
+        return {name: self.choices[key] for name, key in self._stage_keys[number - 1]}
+
+    @cached_property
+    def _stage_keys(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """Of each stage the fields of `Stage` that the space has choices for, with the parameters' names."""
+        numbered = ([(name, f"stage{number}.{name}") for name in STAGE_CHOICES] for number in range(1, STAGES + 1))
+        return tuple(tuple((name, key) for name, key in stage if key in self.choices) for stage in numbered)
 
     @cached_property
     def size(self) -> int:
@@ -84,7 +97,12 @@ class SearchSpace:
             for name in STAGE_CHOICES:
                 value = getattr(stage, name)
                 key = f"stage{number}.{name}"
-                values[key] = self.choices[key][0] if value is None else value
+                if name in SWITCHES and stage.graph_depth:
+                    value = bool(value)
+                if key in self.choices:
+                    values[key] = self.choices[key][0] if value is None else value
+                elif value:
+                    raise MvigNasError(f"space {self.name!r} has no `{key}`, got {value!r}; take another space.")
         for key, value in values.items():
             if value not in self.choices[key]:
                 raise MvigNasError(
@@ -108,8 +126,8 @@ class SearchSpace:
             if values[key] not in choices:
                 raise MvigNasError(f"`{key}` must be one of {choices} in space {self.name!r}, got {values[key]!r}.")
         stages = tuple(
-            Stage(**{name: values[f"stage{number}.{name}"] for name in STAGE_CHOICES})  # type: ignore[arg-type]
-            for number in range(1, STAGES + 1)
+            Stage(**{name: values[key] for name, key in keys})  # type: ignore[arg-type]
+            for keys in self._stage_keys
         )
         return Architecture(stages, values["head_width"], values["resolution"])  # type: ignore[arg-type]
 
@@ -273,8 +291,8 @@ class SearchSpace:
         # As deep as it gets, so that no choice goes unseen; undivided, so that no other choice clashes.
         depths = {name: choices[name][-1] for name in ("conv_depth", "graph_depth")}
         base = {name: values[0] for name, values in choices.items()} | depths | {"graph_groups": 1}
-        for name in STAGE_CHOICES:
-            for value in choices[name] if name != "graph_groups" else ():
+        for name, values in choices.items():
+            for value in values if name != "graph_groups" else ():
                 self._check(Stage, f"stage{number}: ", **(base | {name: value}))
         for width in choices["width"]:
             if number == 1 and int(width) % 2:
@@ -286,7 +304,8 @@ class SearchSpace:
 
     def _check_steps(self, number: int) -> None:
         choices = self.stage_choices(number)
-        if not choices["graph_depth"][-1] or "svga" not in choices["graph_operator"]:
+        takes_step = any(OPERATORS[str(name)].least_step is not None for name in choices["graph_operator"])
+        if not choices["graph_depth"][-1] or not takes_step:
             return
         for resolution in self.choices["resolution"]:
             size = stage_sizes(int(resolution))[number - 1]
@@ -308,10 +327,19 @@ def _in_order(values: tuple[Value, ...]) -> tuple[Value, ...]:
     return tuple(sorted(values)) if all(isinstance(value, int) for value in values) else values
 
 
+def _is_switch(key: str) -> bool:
+    return key.rpartition(".")[2] in SWITCHES
+
+
 def _stage_count(choices: Mapping[str, tuple[Value, ...]]) -> int:
-    """Number of different Stage values: choices of absent blocks do not count, nor `graph_step` under `knn`."""
-    conv = sum(prod(len(choices[name]) for name in _CONV_CHOICES) if depth else 1 for depth in choices["conv_depth"])
-    operators = sum(1 if operator == "knn" else len(choices["graph_step"]) for operator in choices["graph_operator"])
-    per_graph_depth = operators * len(choices["ffn_expansion"]) * len(choices["graph_groups"])
+    """Number of different Stage values: choices of absent blocks do not count, nor a step that no operator takes."""
+    counts = {name: len(values) for name, values in choices.items()}
+    steps = counts["graph_step"]
+    counts["graph_operator"] = sum(
+        1 if OPERATORS[str(name)].least_step is None else steps for name in choices["graph_operator"]
+    )
+    per_conv_depth = prod(counts[name] for name in _CONV_CHOICES)
+    per_graph_depth = prod(counts.get(name, 1) for name in _GRAPH_CHOICES if name != "graph_step")
+    conv = sum(per_conv_depth if depth else 1 for depth in choices["conv_depth"])
     graph = sum(per_graph_depth if depth else 1 for depth in choices["graph_depth"])
-    return len(choices["width"]) * len(choices["activation"]) * conv * graph
+    return counts["width"] * counts["activation"] * conv * graph

@@ -6,6 +6,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from mvig_nas.architecture import Architecture
+from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.search_space import SearchSpace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -14,6 +15,33 @@ SPACES = {
     name: SearchSpace.from_toml(REPOSITORY / "search_spaces" / f"{name}.toml")
     for name in ("micro", "mobilevig", "mobilevig-ti", "toy")
 }
+
+# Small networks of every graph operator, with and without what goes with it.
+FAMILY = SearchSpace(
+    "family",
+    {
+        "resolution": (128,),
+        "head_width": (16,),
+        **{
+            f"stage{number}.{name}": values
+            for number in range(1, 5)
+            for name, values in {
+                "width": (8, 12),
+                "conv_depth": (0, 1),
+                "graph_depth": (0, 1, 2) if number > 1 else (0,),
+                "conv_expansion": (2,),
+                "conv_kernel": (3,),
+                "ffn_expansion": (2, 3),
+                "graph_step": (2, 3),
+                "graph_operator": tuple(OPERATORS),
+                "graph_groups": (1, 2),
+                "activation": ("gelu", "relu"),
+                "graph_cpe": (False, True),
+                "graph_scale": (False, True),
+            }.items()
+        },
+    },
+)
 
 
 def spaces() -> st.SearchStrategy[SearchSpace]:

@@ -42,6 +42,16 @@ def test_equal_networks_are_equal_values() -> None:
     assert Stage(8, conv_depth=1, graph_step=3) == Stage(8, conv_depth=1, graph_step=5, graph_groups=7)
     assert Stage(8, graph_depth=1, conv_kernel=7) == Stage(8, graph_depth=1, conv_kernel=3)
     assert Stage(8, graph_depth=1, graph_operator="knn", graph_step=9).graph_step is None
+    assert Stage(8, graph_depth=1, graph_cpe=False, graph_scale=False) == Stage(8, graph_depth=1)
+    assert Stage(8, conv_depth=1, graph_cpe=True, graph_scale=True) == Stage(8, conv_depth=1)
+
+
+def test_switches_that_are_off_leave_no_trace_in_the_json() -> None:
+    on = preset("greedyvig_s")
+    assert "graph_cpe" not in TI.to_json()
+    assert Architecture.from_json(on.to_json()) == on
+    assert on.to_dict()["stages"][0]["graph_cpe"] is True
+    assert on.fingerprint == "9b7e6e22747d7a47"
 
 
 def test_stage_sizes_round_up() -> None:
@@ -66,6 +76,8 @@ def test_stage_sizes_round_up() -> None:
             {"width": 42, "graph_depth": 1, "graph_groups": 4},
             "`width` must be divisible by `graph_groups`, got width 42",
         ),
+        ({"width": 8, "graph_depth": 1, "graph_operator": "lsgc", "graph_step": 1}, "`graph_step` of lsgc must be at"),
+        ({"width": 8, "graph_depth": 1, "graph_cpe": 7}, "`graph_cpe` must be true, false or null, got 7"),
         ({"width": 8, "activation": "gleu"}, "`activation` .* did you mean 'gelu'"),
         ({"width": 8, "activation": 3}, "`activation` must be one of .* got 3"),
     ],

@@ -22,6 +22,7 @@ ORDER = (
     "values",
     "run_folder",
     "recipes",
+    "graph_operators",
     "architecture",
     "search_space",
     "budget",

@@ -49,7 +49,10 @@ def test_shipped_spaces_hold_what_they_promise() -> None:
         "mobilevig_ti",
         "mobilevig_s",
     ]
-    assert {len(SPACES["mobilevig"].choices[key]) > 1 for key in PARAMETER_NAMES} == {True}
+    assert {len(choices) > 1 for choices in MOBILEVIG.choices.values()} == {True}
+    assert set(PARAMETER_NAMES) - set(MOBILEVIG.choices) == {
+        f"stage{number}.{name}" for number in range(1, 5) for name in ("graph_cpe", "graph_scale")
+    }
 
 
 def test_size_counts_different_architectures() -> None:

@@ -12,7 +12,7 @@ from mvig_nas.cli.options import device_option, json_option
 @device_option()
 @json_option()
 def describe(architecture: str, device: str, as_json: bool) -> None:
-    """Show an architecture stage by stage: a preset (mobilevig_ti, _s, _m, _b), or JSON such as a run's winner.json."""
+    """Show an architecture stage by stage: a preset (mobilevig_ti, mobilevigv2_s, greedyvig_m, ...), or a JSON file."""
     from dataclasses import asdict
 
     from mvig_nas import kernels

@@ -228,8 +228,9 @@ def compare(
     """Run the program and the network on the same images.
 
     First the wiring, in fp64: the program against the architecture's network with the program's own weights. Then, in
-    fp32, against `network` with its weights rounded to fp16; where KNN then takes another of two all but equally near
-    pixels, in fp64, as for the wiring. Last the program against itself in fp16.
+    fp32, against `network` with its weights rounded to fp16; where an operator then takes other links for a last digit
+    (KNN, of two all but equally near pixels, or DAGC, at its threshold), in fp64, as for the wiring. Last the program
+    against itself in fp16.
 
     Raises:
         MvigNasError: the program cannot be executed, its logits differ, or a value is beyond fp16's range.
@@ -251,9 +252,8 @@ def compare(
         roundings.append(share(_logits(program, given, "float16"), found))
     worst = max(differences, key=lambda name: differences[name], default="")
     if reference is not None and differences[worst] > TOLERANCE:
-        has_knn = any(stage.graph_operator == "knn" for stage in architecture.stages)
         difference = differences[worst]
-        if has_knn:
+        if not all(stage.operator.is_continuous for stage in architecture.stages if stage.graph_depth):
             difference = max(
                 _input_difference(program, architecture.resolution),
                 _least_difference(program, exact_reference(program, reference), TOLERANCE),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mvig_nas import __version__
-from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.device_log.log_file import DeviceLog
 from mvig_nas.device_log.measurement import Measurement
 from mvig_nas.device_log.subject import SCHEMA, TIMM, milliseconds, shown
@@ -139,11 +139,11 @@ def _architecture(cell: str) -> Architecture:
             return Architecture.from_json(cell)
         except RecursionError as error:
             raise MvigNasError(f"an architecture must be JSON, got {error}; restore the cell.") from error
-    if cell not in PRESETS:
+    if cell not in FAMILY_PRESETS:
         raise MvigNasError(
-            f"an architecture must be JSON or a preset's name, got {shown(cell)}; {closest(cell, PRESETS)}"
+            f"an architecture must be JSON or a preset's name, got {shown(cell)}; {closest(cell, FAMILY_PRESETS)}"
         )
-    return PRESETS[cell]
+    return FAMILY_PRESETS[cell]
 
 
 def _number(name: str, cell: str) -> float:

@@ -1,15 +1,16 @@
 """Kernels of an Architecture in closed form: what `trace` finds in its network, without building one.
 
 Three forms of the same network:
-- `built`: as `network.build` makes it, both classifiers, SVGA in few rolls;
+- `built`: as `network.build` makes it, both classifiers, links in as few operations as they take;
 - `exported`: as `network.for_inference` and `coreml.export` make it, the classifiers averaged into one;
-- `reference`: as the authors' code runs it, a roll for each SVGA link; published latencies are this form's.
+- `reference`: as the authors' code runs it, a roll for each link; published latencies are this form's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mvig_nas.architecture import KNN_NEIGHBOURS, Architecture, Stage
+from mvig_nas.architecture import CPE_KERNEL, Architecture, Stage
 from mvig_nas.kernels.kernel import BYTES_PER_ELEMENT, NETWORK_INPUT, Kernel, elements
 
 Form = Literal["built", "exported", "reference"]
@@ -102,23 +103,29 @@ class KernelBuilder:
         branch = self.activation(self.conv(x, hidden), stage.activation)
         branch = self.conv(branch, hidden, stage.conv_kernel or 1, groups=hidden)
         branch = self.conv(self.activation(branch, stage.activation), stage.width, scale=True)
-        return self._binary("add", x, branch)
+        return self.binary("add", x, branch)
 
     def graph_block(self, x: int, stage: Stage) -> int:
         """One grapher and its feed-forward network."""
         return self.ffn(self.grapher(x, stage), stage)
 
     def grapher(self, x: int, stage: Stage) -> int:
-        """Links, graph convolution and the residual around them."""
-        nodes = self.conv(x, stage.width)
-        links = self._knn(nodes) if stage.graph_operator == "knn" else self._svga(nodes, stage.graph_step or 1)
-        mixed = self._graph_conv(nodes, links, stage.width, stage.graph_groups or 1)
-        return self._binary("add", x, self.conv(self.activation(mixed, stage.activation), stage.width))
+        """Positional encoding if any, links, graph convolution and the residual around them."""
+        encoded = x
+        if stage.graph_cpe:
+            encoded = self.conv(x, stage.width, CPE_KERNEL, groups=stage.width, norm=False)
+            if self.form != "exported":
+                encoded = self.binary("add", x, encoded)
+        nodes = self.conv(encoded, stage.width)
+        run = stage.operator.reference if self.form == "reference" else stage.operator.links
+        mixed = self._graph_conv(nodes, run(self, nodes, stage.graph_step or 0), stage)
+        mixed = self.conv(self.activation(mixed, stage.activation), stage.width, scale=bool(stage.graph_scale))
+        return self.binary("add", x, mixed)
 
     def ffn(self, x: int, stage: Stage) -> int:
         """The feed-forward network after a grapher."""
         hidden = self.activation(self.conv(x, stage.width * (stage.ffn_expansion or 1)), stage.activation)
-        return self._binary("add", x, self.conv(hidden, stage.width))
+        return self.binary("add", x, self.conv(hidden, stage.width, scale=bool(stage.graph_scale)))
 
     def head(self, x: int, head_width: int, num_classes: int, activation: str) -> int:
         """Pooling, the head's convolution and the classifier or classifiers."""
@@ -126,7 +133,7 @@ class KernelBuilder:
         x = self.activation(self.conv(x, head_width), activation)
         logits = self.conv(x, num_classes, norm=False)
         if self.form != "exported":
-            logits = self._binary("add", logits, self.conv(x, num_classes, norm=False))
+            logits = self.binary("add", logits, self.conv(x, num_classes, norm=False))
             logits = self.add("mul", self.shape(logits), (logits,))
         return self.add("reshape", self.shape(logits)[:2], (logits,))
 
@@ -170,14 +177,15 @@ class KernelBuilder:
         )
         return len(self.kernels) - 1
 
-    def _graph_conv(self, nodes: int, links: int, width: int, groups: int) -> int:
+    def _graph_conv(self, nodes: int, links: int, stage: Stage) -> int:
+        width, groups = stage.width, stage.graph_groups or 1
         shape = self.shape(nodes)
-        out = 2 * width
+        out = stage.operator.outputs * width
         if groups == 1:
-            return self.conv(self.add("concat", (1, out, *shape[2:]), (nodes, links)), out)
+            return self.conv(self.add("concat", (1, 2 * width, *shape[2:]), (nodes, links)), out)
         # The two halves of one weight, which counts where it is first used; the bias is the second's.
-        own = self._conv(nodes, out, out * out // groups, groups=groups, bias=False)
-        mixed = self._binary("add", own, self._conv(links, out, out, groups=groups))
+        own = self._conv(nodes, out, out * 2 * width // groups, groups=groups, bias=False)
+        mixed = self.binary("add", own, self._conv(links, out, out, groups=groups))
         if self.form == "exported":
             return mixed
         shape = self.shape(mixed)
@@ -196,61 +204,60 @@ class KernelBuilder:
         )
         return len(self.kernels) - 1
 
-    def _svga(self, x: int, step: int) -> int:
-        if self.form == "reference":
-            return self._svga_loop(x, step)
-        rows, columns = (self._minimum_over_rolls(x, step, dim) for dim in (2, 3))
-        return self._binary("sub", x, self._binary("minimum", rows, columns))
+    # What follows are the operations of `graph_operators.Maps`.
 
-    def _svga_loop(self, x: int, step: int) -> int:
-        relative = self._binary("sub", x, x)
-        for dim in (2, 3):
-            for distance in range(step, self.shape(x)[dim], step):
-                relative = self._binary("maximum", relative, self._binary("sub", x, self._roll(x, distance, dim)))
-        return relative
+    def unary(self, kind: str, x: int) -> int:
+        """A function of each element."""
+        return self.add(kind, self.shape(x), (x,))
 
-    def _minimum_over_rolls(self, x: int, step: int, dim: int) -> int:
-        total = -(-self.shape(x)[dim] // step)
-        covered = 1
-        while covered < total:
-            more = min(covered, total - covered)
-            x = self._binary("minimum", x, self._roll(x, more * step, dim))
-            covered += more
-        return x
+    def binary(self, kind: str, one: int, other: int) -> int:
+        """A function of two values, which broadcast."""
+        shapes = zip(self.shape(one), self.shape(other), strict=True)
+        return self.add(kind, tuple(max(sizes) for sizes in shapes), (one, other))
 
-    def _roll(self, x: int, distance: int, dim: int) -> int:
+    def with_constant(self, kind: str, x: int, constant: float) -> int:  # noqa: ARG002 - a number costs nothing
+        """A function of each element and a constant."""
+        return self.add(kind, self.shape(x), (x,))
+
+    def reduce(self, kind: str, x: int, dims: Sequence[int], keep_dims: bool = True) -> int:
+        """A reduction over some axes, which stay with size 1 if `keep_dims`."""
+        sizes = [(1 if dim in dims else size) for dim, size in enumerate(self.shape(x)) if keep_dims or dim not in dims]
+        return self.add(kind, tuple(sizes), (x,))
+
+    def slice(self, x: int, dim: int, start: int, stop: int) -> int:
+        """A part of a value along one axis; only this part is read."""
         shape = self.shape(x)
-        parts = []
-        for length in (distance, shape[dim] - distance):
-            part = (*shape[:dim], length, *shape[dim + 1 :])
-            parts.append(self.add("slice_by_index", part, (x,), bytes_in=self._bytes(part)))
-        return self.add("concat", shape, tuple(parts))
+        part = (*shape[:dim], stop - start, *shape[dim + 1 :])
+        return self.add("slice_by_index", part, (x,), bytes_in=self._bytes(part))
 
-    def _knn(self, x: int) -> int:
-        _, channels, height, width = self.shape(x)
-        pixels = height * width
-        neighbours = min(KNN_NEIGHBOURS, pixels)
-        flat, scalar = (1, channels, pixels), (1, 1, pixels)
-        nodes = self._reshape(x, flat)
-        largest = self.add("reduce_max", scalar, (self.add("abs", flat, (nodes,)),))
-        scaled = self._binary("real_div", nodes, self.add("maximum", scalar, (largest,)))
-        length = self.add("reduce_sum", scalar, (self._binary("mul", scaled, scaled),))
-        length = self.add("rsqrt", scalar, (self.add("maximum", scalar, (length,)),))
-        unit = self._binary("mul", scaled, length)
-        similarity = self.add("matmul", (1, pixels, pixels), (unit, unit), macs=pixels * pixels * channels)
-        nearest = self.add("topk", (1, pixels, neighbours), (similarity,))
-        nearest = self._reshape(nearest, (1, 1, pixels * neighbours))
-        nearest = self.add("tile", (1, channels, pixels * neighbours), (nearest,))
-        links = self.add("gather_along_axis", self.shape(nearest), (nodes, nearest))
-        links = self._reshape(links, (1, channels, pixels, neighbours))
-        relative = self._binary("sub", self.add("reduce_max", flat, (links,)), nodes)
-        return self._reshape(relative, self.shape(x))
+    def concat(self, parts: Sequence[int], dim: int) -> int:
+        """Values one after the other along one axis."""
+        shape = self.shape(parts[0])
+        total = sum(self.shape(part)[dim] for part in parts)
+        return self.add("concat", (*shape[:dim], total, *shape[dim + 1 :]), tuple(parts))
 
-    def _reshape(self, x: int, shape: tuple[int, ...]) -> int:
+    def reshape(self, x: int, shape: tuple[int, ...]) -> int:
+        """The same elements in another shape."""
         return x if self.shape(x) == shape else self.add("reshape", shape, (x,))
 
-    def _binary(self, kind: str, one: int, other: int) -> int:
-        return self.add(kind, self.shape(one), (one, other))
+    def inner_products(self, x: int) -> int:
+        """Of all pairs of pixels: (1, C, N) to (1, N, N)."""
+        batch, channels, pixels = self.shape(x)
+        return self.add("matmul", (batch, pixels, pixels), (x, x), macs=pixels * pixels * channels)
+
+    def largest(self, x: int, count: int) -> int:
+        """Indices of the largest elements along the last axis."""
+        return self.add("topk", (*self.shape(x)[:-1], count), (x,))
+
+    def gather(self, x: int, indices: int) -> int:
+        """The pixels (1, C, M) of x (1, C, N) at indices (1, 1, M), which must be there for every channel."""
+        batch, channels, _ = self.shape(x)
+        tiled = self.add("tile", (batch, channels, self.shape(indices)[-1]), (indices,))
+        return self.add("gather_along_axis", self.shape(tiled), (x, tiled))
+
+    def without_gradient(self, x: int) -> int:
+        """The same value."""
+        return x
 
     @staticmethod
     def _bytes(shape: tuple[int, ...]) -> int:

@@ -17,7 +17,22 @@ FloatArray = NDArray[np.float64]
 _CONVS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
 _FREE_ACTIVATIONS = frozenset({"relu", "relu6", "clip", "leaky_relu"})
 _CHEAP_ACTIVATIONS = frozenset(
-    {"gelu", "sigmoid", "sigmoid_hard", "tanh", "erf", "exp", "log", "pow", "sqrt", "rsqrt", "abs", "sin", "cos"}
+    {
+        "gelu",
+        "sigmoid",
+        "sigmoid_hard",
+        "tanh",
+        "erf",
+        "exp",
+        "log",
+        "pow",
+        "sqrt",
+        "rsqrt",
+        "abs",
+        "sign",
+        "sin",
+        "cos",
+    }
 )
 _MOVES = frozenset({"slice_by_index", "concat", "pad", "gather", "split", "stack", "tile", "gather_along_axis"})
 _VIEWS = frozenset({"reshape", "expand_dims", "squeeze"})

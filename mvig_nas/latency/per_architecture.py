@@ -100,11 +100,9 @@ class _Block(NamedTuple):
             stage = Stage(width, conv_depth=1, conv_expansion=first, conv_kernel=rest[0], activation=activation)
             network.mbconv(x, stage)
         elif self.kind == "grapher":
-            step, groups = rest
-            stage = Stage(
-                width, 0, 1, graph_operator=first, graph_step=step, graph_groups=groups, activation=activation
-            )
-            network.grapher(x, stage)
+            step, groups, cpe = rest
+            graph = {"graph_operator": first, "graph_step": step, "graph_groups": groups, "graph_cpe": cpe}
+            network.grapher(x, Stage(width, 0, 1, activation=activation, **graph))
         elif self.kind == "ffn":
             network.ffn(x, Stage(width, graph_depth=1, ffn_expansion=first, activation=activation))
         else:
@@ -195,7 +193,7 @@ def _blocks(architecture: Architecture) -> list[tuple[_Block, int]]:
             choices: tuple[Any, ...] = (stage.conv_expansion, stage.conv_kernel)
             repeated.append(("mbconv", stage.conv_depth, choices))
         if stage.graph_depth:
-            choices = (stage.graph_operator, stage.graph_step, stage.graph_groups)
+            choices = (stage.graph_operator, stage.graph_step, stage.graph_groups, stage.graph_cpe)
             repeated.append(("grapher", stage.graph_depth, choices))
         for kind, depth, choices in repeated:
             blocks.append((_Block(kind, producer, size, width, activation, choices), 1))

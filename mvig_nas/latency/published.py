@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mvig_nas import kernels, shipped
-from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.device_log import DeviceLog, Network, TimmNetwork
 from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.files import write_whole
@@ -45,7 +45,7 @@ class PublishedLatency:
 
 def published_latencies(architecture: Architecture, device: str) -> list[PublishedLatency]:
     """Measurements of this architecture on this device, none where it is no preset."""
-    names = [name for name, preset in PRESETS.items() if preset == architecture]
+    names = [name for name, preset in FAMILY_PRESETS.items() if preset == architecture]
     path = shipped.folder("predictors") / "published" / "measurements.csv"
     if not names or not path.is_file():
         return []

@@ -1,11 +1,10 @@
 """Blocks of MobileViG (arXiv 2307.00395), after the reference code SLDGroup/MobileViG.
 
-What differs from it: depthwise kernel size, expansions, activation, groups and graph operator are choices, and SVGA is
-computed in fewer rolls. Shapes are (B, C, H, W) throughout.
+What differs from it: depthwise kernel size, expansions, activation, groups and graph operator are choices, and links
+are computed in fewer operations. Positional encoding and layer scale of graph blocks are those of MobileViGv2 and
+GreedyViG. Shapes are (B, C, H, W) throughout.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch
@@ -13,11 +12,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath, create_act_layer
 from torch import Tensor, nn
 
-from mvig_nas.architecture import Stage
-from mvig_nas.network.graph_operators import knn
+from mvig_nas.architecture import CPE_KERNEL, Stage
+from mvig_nas.network.torch_maps import linked, linked_as_reference
 
 LAYER_SCALE_INIT = 1e-5
-SvgaForm = Callable[[Tensor, int], Tensor]
 
 
 def activation(name: str) -> nn.Module:
@@ -75,21 +73,48 @@ class MBConv(nn.Module):
         self.layer_scale = None
 
 
+class PositionalEncoding(nn.Module):
+    """Conditional positional encoding (CPE, arXiv 2102.10882): a depthwise convolution with a residual, no norm."""
+
+    def __init__(self, chs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(chs, chs, CPE_KERNEL, padding=CPE_KERNEL // 2, groups=chs)
+        self.is_folded = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        encoded = cast(Tensor, self.conv(x))
+        return encoded if self.is_folded else x + encoded
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fold the residual into the kernel's centre."""
+        if not self.is_folded:
+            self.conv.weight[:, :, CPE_KERNEL // 2, CPE_KERNEL // 2] += 1
+            self.is_folded = True
+
+
 class MaxRelativeConv(nn.Module):
-    """Max-relative graph convolution: 1x1 over (x, links of x), C -> 2C, batch norm, activation.
+    """Max-relative graph convolution: 1x1 over (x, links of x), batch norm, activation; C -> 2C, or C -> C of some.
 
     With `groups` g, group i sees the i-th share of x and the same share of the links, so that each group mixes a
-    pixel with its links. The weight is (2C, 2C / g, 1, 1), the columns for x first.
+    pixel with its links. The weight is (2C or C, 2C / g, 1, 1), the columns for x first.
     """
 
-    def __init__(self, stage: Stage, svga_form: SvgaForm) -> None:
+    def __init__(self, stage: Stage, reference_links: bool) -> None:
         super().__init__()
         chs, groups = stage.width, stage.graph_groups or 1
+        out_chs = stage.operator.outputs * chs
         self.groups = groups
-        self.conv = nn.Conv2d(2 * chs, 2 * chs, 1, groups=groups)
-        self.bn: nn.Module = nn.BatchNorm2d(2 * chs)
+        self.operator = stage.operator
+        self.step = stage.graph_step or 0
+        self.reference_links = reference_links
+        self.conv = nn.Conv2d(2 * chs, out_chs, 1, groups=groups)
+        self.bn: nn.Module = nn.BatchNorm2d(out_chs)
         self.act = activation(stage.activation)
-        self.links = knn if stage.graph_operator == "knn" else partial(_svga, svga_form, stage.graph_step or 1)
+
+    def links(self, x: Tensor) -> Tensor:
+        """What each pixel learns of its links, in the shape of x."""
+        return (linked_as_reference if self.reference_links else linked)(self.operator, x, self.step)
 
     def forward(self, x: Tensor) -> Tensor:
         links = self.links(x)
@@ -109,27 +134,45 @@ class MaxRelativeConv(nn.Module):
 
 
 class GraphBlock(nn.Module):
-    """Grapher (1x1, max-relative graph convolution, 1x1 back to C), then feed-forward network; both residual."""
+    """Grapher (1x1, max-relative graph convolution, 1x1 back to C), then feed-forward network; both residual.
 
-    def __init__(self, stage: Stage, drop_path: float, svga_form: SvgaForm) -> None:
+    A positional encoding stands inside the grapher, so that its residual carries x without it.
+    """
+
+    def __init__(self, stage: Stage, *, drop_path: float, layer_scale: float, reference_links: bool) -> None:
         super().__init__()
         chs, hidden = stage.width, stage.width * (stage.ffn_expansion or 1)
+        self.cpe = PositionalEncoding(chs) if stage.graph_cpe else None
         self.fc1 = ConvNorm(chs, chs)
-        self.graph_conv = MaxRelativeConv(stage, svga_form)
-        self.fc2 = ConvNorm(2 * chs, chs)
+        self.graph_conv = MaxRelativeConv(stage, reference_links)
+        self.fc2 = ConvNorm(stage.operator.outputs * chs, chs)
         self.ffn_fc1 = ConvNorm(chs, hidden)
         self.ffn_act = activation(stage.activation)
         self.ffn_fc2 = ConvNorm(hidden, chs)
+        self.layer_scale: nn.Parameter | None = None
+        self.ffn_layer_scale: nn.Parameter | None = None
+        if stage.graph_scale:
+            self.layer_scale = nn.Parameter(torch.full((chs, 1, 1), layer_scale))
+            self.ffn_layer_scale = nn.Parameter(torch.full((chs, 1, 1), layer_scale))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + cast(Tensor, self.drop_path(self.fc2(self.graph_conv(self.fc1(x)))))
-        return x + cast(Tensor, self.drop_path(self.ffn_fc2(self.ffn_act(self.ffn_fc1(x)))))
+        encoded = x if self.cpe is None else self.cpe(x)
+        x = x + self._branch(self.fc2(self.graph_conv(self.fc1(encoded))), self.layer_scale)
+        return x + self._branch(self.ffn_fc2(self.ffn_act(self.ffn_fc1(x))), self.ffn_layer_scale)
+
+    def _branch(self, x: Tensor, scale: nn.Parameter | None) -> Tensor:
+        return cast(Tensor, self.drop_path(x if scale is None else x * scale))
 
     def fold(self) -> None:
-        """Fold all batch norms into their convolutions."""
-        for part in (self.fc1, self.graph_conv, self.fc2, self.ffn_fc1, self.ffn_fc2):
+        """Fold batch norms, layer scales and the positional encoding's residual into their convolutions."""
+        if self.cpe is not None:
+            self.cpe.fold()
+        for part in (self.fc1, self.graph_conv, self.ffn_fc1):
             part.fold()
+        for part, scale in ((self.fc2, self.layer_scale), (self.ffn_fc2, self.ffn_layer_scale)):
+            part.fold(None if scale is None else scale.detach().flatten())
+        self.layer_scale = self.ffn_layer_scale = None
 
 
 class Stem(nn.Module):
@@ -149,10 +192,6 @@ class Stem(nn.Module):
         """Fold both batch norms."""
         self.conv1.fold()
         self.conv2.fold()
-
-
-def _svga(form: SvgaForm, step: int, x: Tensor) -> Tensor:
-    return form(x, step)
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """MobileViG: the only definition of the network, for any Architecture.
 
 Paper: Munir, Avery and Marculescu, "MobileViG: Graph-Based Sparse Attention for Mobile Vision Applications",
-arXiv 2307.00395; reference code SLDGroup/MobileViG, whose logits it reproduces. Shapes: images (B, 3, R, R) with R the
-resolution in pixels (other sizes run too), logits (B, num_classes).
+arXiv 2307.00395; reference code SLDGroup/MobileViG, whose logits it reproduces. Its successors MobileViGv2 (arXiv
+2406.05850) and GreedyViG (arXiv 2405.06849) are architectures of the same network. Shapes: images (B, 3, R, R) with R
+the resolution in pixels (other sizes run too), logits (B, num_classes).
 """
 
 from collections.abc import Callable
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mvig_nas.architecture import STAGES, Architecture, Stage
-from mvig_nas.network.blocks import LAYER_SCALE_INIT, ConvNorm, GraphBlock, MBConv, Stem, SvgaForm, activation
-from mvig_nas.network.graph_operators import svga
+from mvig_nas.network.blocks import LAYER_SCALE_INIT, ConvNorm, GraphBlock, MBConv, Stem, activation
 
 _MAKING = ("empty", "full", "ones", "tensor", "zeros")
 _FILLING = ("normal_", "uniform_", "fill_", "zero_", "ones_", "zeros_", "kaiming_normal_", "kaiming_uniform_")
@@ -27,7 +27,7 @@ class NetworkStage(nn.Module):
     """Downsampling (none in the first stage), MBConv blocks, graph blocks."""
 
     def __init__(
-        self, in_chs: int | None, stage: Stage, drop_paths: list[float], layer_scale: float, svga_form: SvgaForm
+        self, in_chs: int | None, stage: Stage, drop_paths: list[float], layer_scale: float, reference_links: bool
     ) -> None:
         super().__init__()
         self.grad_checkpointing = False
@@ -37,7 +37,10 @@ class NetworkStage(nn.Module):
             MBConv(stage.width, expansion, kernel, stage.activation, drop_path=rate, layer_scale=layer_scale)
             for rate in drop_paths[: stage.conv_depth]
         ]
-        blocks += [GraphBlock(stage, rate, svga_form) for rate in drop_paths[stage.conv_depth :]]
+        blocks += [
+            GraphBlock(stage, drop_path=rate, layer_scale=layer_scale, reference_links=reference_links)
+            for rate in drop_paths[stage.conv_depth :]
+        ]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,8 +62,8 @@ class MobileViG(nn.Module):
         distillation: whether there is a second classifier, for a teacher's labels.
         drop_rate: dropout before the classifiers.
         drop_path_rate: stochastic depth of the last block; earlier blocks take their linear share.
-        layer_scale_init: what the MBConv branches' layer scales start from.
-        svga_form: how SVGA is computed; `graph.svga_loop` gives the reference code's operations.
+        layer_scale_init: what the layer scales of MBConv and graph branches start from.
+        reference_links: whether links are computed in the operations of the authors' code, one by one.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class MobileViG(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         layer_scale_init: float = LAYER_SCALE_INIT,
-        svga_form: SvgaForm = svga,
+        reference_links: bool = False,
     ) -> None:
         super().__init__()
         stages = architecture.stages
@@ -93,7 +96,7 @@ class MobileViG(nn.Module):
             first = sum(depths[:index])
             in_chs = stages[index - 1].width if index else None
             own_rates = rates[first : first + depths[index]]
-            parts.append(NetworkStage(in_chs, stage, own_rates, layer_scale_init, svga_form))
+            parts.append(NetworkStage(in_chs, stage, own_rates, layer_scale_init, reference_links))
             info = {"num_chs": stage.width, "reduction": 4 * 2**index, "module": f"stages.{index}"}
             self.feature_info.append(info)
         self.stages = nn.Sequential(*parts)

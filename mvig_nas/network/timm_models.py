@@ -1,4 +1,4 @@
-"""MobileViGs as timm models: `timm.create_model("mobilevig_ti")`, or `"mobilevig"` with an `architecture`."""
+"""The family as timm models: `timm.create_model("mobilevigv2_ti")`, or `"mobilevig"` with an `architecture`."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -7,12 +7,31 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network.mobilevig import MobileViG
 
+_PAPERS = {
+    "mobilevig": (
+        "2307.00395",
+        "MobileViG: Graph-Based Sparse Attention for Mobile Vision Applications",
+        "https://github.com/SLDGroup/MobileViG",
+    ),
+    "mobilevigv2": (
+        "2406.05850",
+        "Scaling Graph Convolutions for Mobile Vision",
+        "https://github.com/SLDGroup/MobileViGv2",
+    ),
+    "greedyvig": (
+        "2405.06849",
+        "GreedyViG: Dynamic Axial Graph Construction for Efficient Vision GNNs",
+        "https://github.com/SLDGroup/GreedyViG",
+    ),
+}
 
-def _cfg() -> dict[str, Any]:
+
+def _cfg(name: str) -> dict[str, Any]:
+    number, title, origin = _PAPERS[name.partition("_")[0]]
     return {
         "url": "",
         "num_classes": 1000,
@@ -24,19 +43,19 @@ def _cfg() -> dict[str, Any]:
         "std": IMAGENET_DEFAULT_STD,
         "first_conv": "stem.conv1.conv",
         "classifier": ("head", "head_dist"),
-        "paper_ids": "arXiv:2307.00395",
-        "paper_name": "MobileViG: Graph-Based Sparse Attention for Mobile Vision Applications",
-        "origin_url": "https://github.com/SLDGroup/MobileViG",
+        "paper_ids": f"arXiv:{number}",
+        "paper_name": title,
+        "origin_url": origin,
         "license": "apache-2.0",
     }
 
 
 GENERIC_NAME = "mobilevig"
-default_cfgs = generate_default_cfgs({name: _cfg() for name in (GENERIC_NAME, *PRESETS)})
+default_cfgs = generate_default_cfgs({name: _cfg(name) for name in (GENERIC_NAME, *FAMILY_PRESETS)})
 
 
 def _create(variant: str, pretrained: bool, options: dict[str, Any]) -> MobileViG:
-    architecture = options.pop("architecture", PRESETS.get(variant))
+    architecture = options.pop("architecture", FAMILY_PRESETS.get(variant))
     if isinstance(architecture, Mapping):
         architecture = Architecture.from_dict(architecture)
     if architecture is None:
@@ -61,25 +80,14 @@ def mobilevig(pretrained: bool = False, **options: Any) -> MobileViG:
     return _create(GENERIC_NAME, pretrained, options)
 
 
-@register_model
-def mobilevig_ti(pretrained: bool = False, **options: Any) -> MobileViG:
-    """MobileViG-Ti, 5.3 M parameters, 0.66 GMACs."""
-    return _create("mobilevig_ti", pretrained, options)
+def _register(name: str) -> None:
+    def model(pretrained: bool = False, **options: Any) -> MobileViG:
+        return _create(name, pretrained, options)
+
+    model.__name__ = name
+    model.__doc__ = f"The published network {name}."
+    register_model(model)
 
 
-@register_model
-def mobilevig_s(pretrained: bool = False, **options: Any) -> MobileViG:
-    """MobileViG-S, 7.3 M parameters, 0.98 GMACs."""
-    return _create("mobilevig_s", pretrained, options)
-
-
-@register_model
-def mobilevig_m(pretrained: bool = False, **options: Any) -> MobileViG:
-    """MobileViG-M, 14.1 M parameters, 1.49 GMACs."""
-    return _create("mobilevig_m", pretrained, options)
-
-
-@register_model
-def mobilevig_b(pretrained: bool = False, **options: Any) -> MobileViG:
-    """MobileViG-B, 26.9 M parameters, 2.79 GMACs."""
-    return _create("mobilevig_b", pretrained, options)
+for _name in FAMILY_PRESETS:
+    _register(_name)

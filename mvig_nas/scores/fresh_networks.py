@@ -8,7 +8,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from mvig_nas.architecture import Architecture
+from mvig_nas.architecture import Architecture, Stage
 from mvig_nas.network import MobileViG, build
 from mvig_nas.network.mobilevig import Unfilled
 from mvig_nas.scores.activation_proxies import naswot, zen
@@ -28,17 +28,21 @@ def scaled(architecture: Architecture, resolution: int | None) -> Architecture:
     """
     own = architecture.resolution
     target = min(own, max(SMALLEST, own // 2)) if resolution is None else resolution
-    stages = tuple(
-        stage if stage.graph_step is None else replace(stage, graph_step=max(1, stage.graph_step * target // own))
-        for stage in architecture.stages
-    )
+
+    def step_of(stage: Stage) -> int | None:
+        """K in proportion, as long as it still gives a link."""
+        if stage.graph_step is None:
+            return None
+        return max(stage.operator.least_step or 1, stage.graph_step * target // own)
+
+    stages = tuple(replace(stage, graph_step=step_of(stage)) for stage in architecture.stages)
     return Architecture(stages, architecture.head_width, target)  # type: ignore[arg-type]
 
 
 def fresh_network(architecture: Architecture, generator: torch.Generator, *, unit: bool = False) -> MobileViG:
     """Network in training mode with Kaiming-normal weights, or N(0, 1) with `unit`; zero biases, layer scale 1.
 
-    The layer scale's own 1e-5 would silence every MBConv branch, so that no proxy would see its depth.
+    The layer scale's own 1e-5 would silence every branch that has one, so that no proxy would see its depth.
     """
     with Unfilled():
         network = build(architecture, CLASSES).train()
@@ -52,7 +56,7 @@ def fresh_network(architecture: Architecture, generator: torch.Generator, *, uni
                 part.reset_parameters()
             else:
                 for name, parameter in part.named_parameters(recurse=False):
-                    if name != "layer_scale":
+                    if not name.endswith("layer_scale"):
                         raise TypeError(f"{type(part).__name__}.{name} has no rule for fresh values")
                     parameter.fill_(1)
     return network

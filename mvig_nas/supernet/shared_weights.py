@@ -6,18 +6,19 @@ reset. Shapes: images (B, 3, R, R), logits (B, num_classes).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mvig_nas.architecture import Architecture
+from mvig_nas.architecture import Architecture, Stage
+from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.network import MobileViG, build
 from mvig_nas.network.blocks import GraphBlock, MBConv
 from mvig_nas.network.mobilevig import Unfilled
-from mvig_nas.search_space import SearchSpace
+from mvig_nas.search_space import SearchSpace, Value
 from mvig_nas.supernet.slices import Copies, Window, smaller_kernel, source_of
 from mvig_nas.supernet.sorting import sort_block
 
@@ -35,7 +36,7 @@ class Supernet(nn.Module):
     Args:
         space: the architectures that it holds.
         num_classes: size of the logits.
-        layer_scale_init: what the MBConv branches' layer scales start from.
+        layer_scale_init: what the layer scales of MBConv and graph branches start from.
         distillation: whether there is a second classifier, as in `MobileViG`.
     """
 
@@ -65,7 +66,8 @@ class Supernet(nn.Module):
             for block in range(stage.conv_depth, stage.conv_depth + stage.graph_depth):
                 for groups in choices["graph_groups"]:
                     if groups != 1:
-                        self.group_norms[f"{index}_{block}_{groups}"] = nn.BatchNorm2d(2 * stage.width)
+                        norm = nn.BatchNorm2d(stage.operator.outputs * stage.width)
+                        self.group_norms[f"{index}_{block}_{groups}"] = norm
         self._plans: OrderedDict[Architecture, _Plan] = OrderedDict()
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
@@ -207,7 +209,16 @@ def _tensors_of(network: nn.Module) -> Iterator[tuple[str, tuple[dict[str, Any],
 
 
 def _container(space: SearchSpace) -> Architecture:
-    """The largest network with dense graph convolutions, of which grouped ones are parts."""
+    """The largest network with dense graph convolutions, of which grouped ones are parts, and of most outputs."""
     largest = space.largest
-    stages = tuple(replace(stage, graph_groups=1) for stage in largest.stages)
+    stages = tuple(_widest(stage, space.stage_choices(number)) for number, stage in enumerate(largest.stages, start=1))
     return replace(largest, stages=stages)  # type: ignore[arg-type]
+
+
+def _widest(stage: Stage, choices: Mapping[str, Sequence[Value]]) -> Stage:
+    if not stage.graph_depth:
+        return stage
+    names = (stage.operator.name, *map(str, choices["graph_operator"]))
+    name = max(names, key=lambda name: OPERATORS[name].outputs)  # of several, the largest network's own
+    step = int(choices["graph_step"][-1]) if stage.graph_step is None else stage.graph_step
+    return replace(stage, graph_groups=1, graph_operator=name, graph_step=step)

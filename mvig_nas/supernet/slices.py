@@ -2,9 +2,11 @@
 
 Depth keeps the first blocks, width and expansion the first channels, a smaller depthwise kernel the centre through a
 learned matrix (Once-for-All, arXiv 1908.09791), groups the block diagonal. The graph convolution reads x and its links
-side by side, so a narrower one takes the first columns of either half.
+side by side, so a narrower one takes the first columns of either half. An operator that makes C channels of the 2C
+takes the first rows of one that makes 2C. Operators of one stage share their weights.
 
-Notation: C width of the supernet's stage, c of the sub-network's; g groups; K and k depthwise kernel sizes.
+Notation: C width of the supernet's stage, c of the sub-network's; O and o outputs of its graph convolution; g groups; K
+and k depthwise kernel sizes.
 """
 
 import re
@@ -104,11 +106,10 @@ class Window:
         return weight
 
     def _graph(self, weight: Tensor, groups: int) -> Tensor:
-        """Of (2C, 2C, 1, 1) the part (g, 2c / g, 2, c / g): of either half of the columns the block diagonal."""
-        full, width = weight.shape[1] // 2, self.shape[0] // 2
-        share = width // groups
-        halves = weight.view(2 * full, 2, full)[: 2 * width, :, :width]
-        blocks = halves.view(groups, 2 * share, 2, groups, share)
+        """Of (O, 2C, 1, 1) the part (g, o / g, 2, c / g): of either half of the columns the block diagonal."""
+        outputs, width = self.shape[0], self.shape[1] // 2 * groups
+        halves = weight.view(weight.shape[0], 2, -1)[:outputs, :, :width]
+        blocks = halves.view(groups, outputs // groups, 2, groups, width // groups)
         return blocks.diagonal(dim1=0, dim2=3).permute(3, 0, 1, 2)
 
 

@@ -86,8 +86,9 @@ def check_covers(supernet: Supernet, space: SearchSpace, path: Path) -> None:
     Raises:
         MvigNasError: a choice is not; the message names the first.
     """
-    for key, choices in space.choices.items():
-        missing = [choice for choice in choices if choice not in supernet.space.choices[key]]
+    held = supernet.space.choices
+    for key in dict.fromkeys((*space.choices, *held)):  # a switch that a space has not is off
+        missing = [choice for choice in space.choices.get(key, (False,)) if choice not in held.get(key, (False,))]
         if missing:
             raise MvigNasError(
                 f"the supernet must hold all of space {space.name!r}, but the one in {path} was trained for "

@@ -20,12 +20,13 @@ from mvig_nas.coreml import ExportOptions, tools
 from mvig_nas.coreml.package import SavedProgram
 from mvig_nas.coreml.package import applied_normalisation as normalisation
 from mvig_nas.errors import MvigNasError
+from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.network import MobileViG, build, for_inference
-from mvig_nas.network.blocks import MBConv
-from mvig_nas.network.graph_operators import knn, svga_loop
+from mvig_nas.network.torch_maps import linked
 from tests.strategies import SPACES
 
 CLASSES = 5
+KNN = OPERATORS["knn"]
 MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.25, 0.4)  # farther apart than ImageNet's, so that one scale for three shows
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 TINY = Architecture(
@@ -61,8 +62,9 @@ def as_if_trained(architecture: Architecture, seed: int = 0, num_classes: int = 
             for tensor in (module.weight, module.bias, module.running_mean):
                 tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.3 + 0.2)
             module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
-        if isinstance(module, MBConv) and module.layer_scale is not None:
-            module.layer_scale.data.copy_(torch.rand(module.layer_scale.shape, generator=generator))
+        for name, scale in module.named_parameters(recurse=False):
+            if name.endswith("layer_scale"):
+                scale.data.copy_(torch.rand(scale.shape, generator=generator))
     return network
 
 
@@ -145,6 +147,17 @@ class TestAgreementWithKernelLists:
         architecture = SPACES["toy"].sample(random.Random(seed))
         options: tuple[dict[str, Any], ...] = ({}, {"input_kind": "tensor"}, {"class_labels": LABELS})
         self.check(architecture, tmp_path / "toy.mlpackage", **options[seed % 3])
+
+    @pytest.mark.parametrize("operator", [name for name in OPERATORS if name not in ("svga", "knn")])
+    def test_of_every_operator(self, operator: str, tmp_path: Path) -> None:
+        graph = {"graph_operator": operator, "graph_step": 2, "graph_cpe": True, "graph_scale": True}
+        stages = (
+            Stage(8, conv_depth=1),
+            Stage(8, graph_depth=1, ffn_expansion=2, graph_groups=2, **graph),
+            Stage(12, graph_depth=1, ffn_expansion=2, **graph),
+            Stage(12),
+        )
+        self.check(Architecture(stages, 16, 96), tmp_path / "family.mlpackage")
 
     @pytest.mark.parametrize("target", ["iOS16", pytest.param("iOS17", marks=pytest.mark.slow), "iOS18"])
     def test_of_every_choice(self, target: str, tmp_path: Path) -> None:
@@ -347,7 +360,7 @@ class TestVerificationFails:
     def test_on_the_reference_form_of_svga(self, tmp_path: Path) -> None:
         # 4 x 4 pixels at step 1: three links each way, where the loop and the doubling differ
         architecture = Architecture((*TINY.stages[:3], TINY.stages[3]), TINY.head_width, resolution=64)
-        network = build(architecture, CLASSES, svga_form=svga_loop)
+        network = build(architecture, CLASSES, reference_links=True)
         path = coreml.export(network, tmp_path / "loop.mlpackage", weights="untrained")
         with pytest.raises(MvigNasError, match="as in the architecture's kernel list"):
             coreml.verify(path, architecture)
@@ -473,12 +486,16 @@ class TestExportRefuses:
 class TestKnnInFp16:
     def test_large_features_find_the_same_neighbours(self) -> None:
         x = torch.randn(1, 24, 7, 7, generator=torch.Generator().manual_seed(0)).half()
-        assert torch.equal(knn(x * 1024), knn(x) * 1024)  # squares of 1024 are beyond fp16; powers of two are exact
+        assert torch.equal(
+            linked(KNN, x * 1024, 0), linked(KNN, x, 0) * 1024
+        )  # squares of 1024 are beyond fp16; powers of two are exact
 
     def test_an_empty_pixel_is_no_division_by_zero(self) -> None:
         x = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0)).half()
         x[:, :, 0] = 0
-        assert (knn(x).double() - knn(x.double())).abs().max() < 5e-3  # NaN would count as the nearest
+        assert (
+            linked(KNN, x, 0).double() - linked(KNN, x.double(), 0)
+        ).abs().max() < 5e-3  # NaN would count as the nearest
 
 
 class TestReadLabels:

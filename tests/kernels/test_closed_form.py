@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvig_nas.architecture import PRESETS, Architecture, Stage
+from mvig_nas.architecture import PRESETS, Architecture, Stage, preset
 from mvig_nas.kernels import FORMS, NETWORK_INPUT, Form, Kernel, of, peak_activation_bytes, sections, totals, trace
 from mvig_nas.network import build, for_inference
-from mvig_nas.network.graph_operators import svga_loop
 from mvig_nas.search_space import SearchSpace
-from tests.strategies import SPACES, architectures, spaces
+from tests.strategies import FAMILY, SPACES, architectures, spaces
 
 
 def traced(architecture: Architecture, form: Form) -> tuple[Kernel, ...]:
@@ -20,7 +19,7 @@ def traced(architecture: Architecture, form: Form) -> tuple[Kernel, ...]:
     if form == "exported":
         return trace(for_inference(build(architecture)), (1, 3, size, size))
     with torch.device("meta"):
-        network = build(architecture, **({"svga_form": svga_loop} if form == "reference" else {}))
+        network = build(architecture, reference_links=form == "reference")
     return trace(network, (1, 3, size, size))
 
 
@@ -31,16 +30,23 @@ def test_equals_the_trace_in_the_toy_space(form: Form, architecture: Architectur
     assert of(architecture, form) == traced(architecture, form)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@given(architecture=architectures(FAMILY))
+@settings(max_examples=15, deadline=None)
+def test_equals_the_trace_of_every_operator(form: Form, architecture: Architecture) -> None:
+    assert of(architecture, form) == traced(architecture, form)
+
+
 @given(architecture=architectures(SPACES["mobilevig"]))
 @settings(max_examples=12, deadline=None)
 def test_equals_the_trace_in_the_large_space(architecture: Architecture) -> None:
     assert of(architecture) == traced(architecture, "built")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [*PRESETS, "mobilevigv2_ti", "greedyvig_s"])
 @pytest.mark.parametrize("form", ["built", "reference"])
 def test_equals_the_trace_of_presets(name: str, form: Form) -> None:
-    assert of(PRESETS[name], form) == traced(PRESETS[name], form)
+    assert of(preset(name), form) == traced(preset(name), form)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +56,20 @@ def test_equals_the_trace_of_presets(name: str, form: Form) -> None:
         ("mobilevig_s", 7_276_538, 983_688_960),
         ("mobilevig_m", 14_075_786, 1_493_425_152),
         ("mobilevig_b", 26_868_506, 2_792_944_896),
+        ("mobilevigv2_ti", 5_695_824, 629_634_560),
+        ("mobilevigv2_s", 7_767_632, 912_263_424),
+        ("mobilevigv2_m", 15_471_504, 1_619_490_688),
+        ("mobilevigv2_b", 27_878_864, 3_558_228_480),
+        ("greedyvig_s", 11_983_376, 1_580_681_472),
+        ("greedyvig_m", 21_928_112, 3_114_168_768),
+        ("greedyvig_b", 30_905_296, 5_059_845_632),
     ],
 )
 def test_counts_of_the_published_networks(name: str, parameters: int, macs: int) -> None:
     """From the reference code at 224 px with both heads."""
-    sums = totals(of(PRESETS[name]))
+    sums = totals(of(preset(name)))
     assert (sums.parameters, sums.macs) == (parameters, macs)
-    assert totals(of(PRESETS[name], "reference")).macs == macs
+    assert totals(of(preset(name), "reference")).macs == macs
 
 
 @pytest.mark.parametrize(("resolution", "ours", "loop"), [(448, 26, 61), (224, 18, 31)])

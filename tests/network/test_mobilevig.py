@@ -1,6 +1,7 @@
 """The network against the reference code's numbers, and as a timm model, in the manner of timm's own model tests."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mvig_nas.architecture import PRESETS, Architecture, Stage
+from mvig_nas.architecture import FAMILY_PRESETS, PRESETS, Architecture, Stage
 from mvig_nas.errors import MvigNasError
+from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.network import MobileViG, build, for_inference, load_reference_checkpoint, reference_state_dict
-from mvig_nas.network.blocks import MBConv
-from mvig_nas.network.graph_operators import knn, svga, svga_loop
-from tests.strategies import SHARED, SPACES, architectures
+from mvig_nas.network.reference_names import successor_graph_block
+from mvig_nas.network.torch_maps import MAPS, linked, linked_as_reference
+from tests.strategies import FAMILY, SHARED, SPACES, architectures
 
+SVGA, KNN = OPERATORS["svga"], OPERATORS["knn"]
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "mobilevig_reference_k2.safetensors"
 TINY = Architecture(
     (
@@ -39,8 +43,9 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
             for tensor in (module.weight, module.bias, module.running_mean):
                 tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.5)
             module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
-        if isinstance(module, MBConv):
-            module.layer_scale.data.copy_(torch.randn(module.layer_scale.shape, generator=generator))
+        for name, scale in module.named_parameters(recurse=False):
+            if name.endswith("layer_scale"):
+                scale.data.copy_(torch.randn(scale.shape, generator=generator))
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             module.bias.data.copy_(torch.randn(module.bias.shape, generator=generator))
     return network
@@ -50,16 +55,18 @@ def images(batch: int, size: int, seed: int = 0) -> Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def golden_cases() -> list[tuple[Path, int]]:
-    shared = [
-        (SHARED / "golden" / f"mobilevig_reference_{name}.safetensors", step)
-        for name, step in (("k2", 2), ("k3_nodistill", 3))
-    ]
-    return [(FIXTURE, 2), *shared]
+def golden_cases() -> list[tuple[Path, int | tuple[int, ...]]]:
+    shared = {
+        "mobilevig_reference_k2": 2,
+        "mobilevig_reference_k3_nodistill": 3,
+        "mobilevigv2_reference": (0, 3, 2, 1),
+        "greedyvig_reference": (4, 2, 1, 1),
+    }
+    return [(FIXTURE, 2), *((SHARED / "golden" / f"{name}.safetensors", step) for name, step in shared.items())]
 
 
 @pytest.mark.parametrize(("path", "step"), golden_cases(), ids=lambda value: getattr(value, "stem", value))
-def test_logits_equal_the_reference_code(path: Path, step: int) -> None:
+def test_logits_equal_the_reference_code(path: Path, step: int | tuple[int, ...]) -> None:
     if not path.exists():
         pytest.skip("the reference code's files stand beside the checkout, and not here")
     network = load_reference_checkpoint(path, graph_step=step)
@@ -70,6 +77,51 @@ def test_logits_equal_the_reference_code(path: Path, step: int) -> None:
         with torch.no_grad():
             logits = network(torch.from_numpy(golden[f"input_{size}"]))
         assert np.abs(logits.numpy() - golden[f"logits_{size}"]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("side", [7, 14])
+def test_an_lsgc_block_equals_the_reference_code(side: int) -> None:
+    path = SHARED / "golden" / "logvig_reference.safetensors"
+    if not path.exists():
+        pytest.skip("the reference code's files stand beside the checkout, and not here")
+    stage = Stage(24, graph_depth=1, graph_operator="lsgc", graph_step=2, graph_cpe=True, graph_scale=True)
+    block = build(Architecture((Stage(8), Stage(8), stage, Stage(8)), 8), 3).stages[2].blocks[0].eval()
+    state = load_file(path)
+    theirs = {ours: state[name] for ours, name in successor_graph_block("", "").items()}
+    own = block.state_dict()
+    block.load_state_dict({name: value.reshape(own[name].shape) for name, value in theirs.items()})
+    assert set(state) == set(successor_graph_block("", "").values())
+    golden = np.load(path.with_suffix(".npz"))
+    with torch.no_grad():
+        found = block(torch.from_numpy(golden[f"input_{side}"]))
+        mixed = block.graph_conv(torch.from_numpy(golden[f"lsgc_in_{side}"]))
+    assert np.abs(found.numpy() - golden[f"output_{side}"]).max() <= 1e-4
+    assert np.abs(mixed.numpy() - golden[f"lsgc_out_{side}"]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY_PRESETS if name not in PRESETS])
+def test_checkpoints_of_successors_round_trip(tmp_path: Path, name: str) -> None:
+    """As thin as possible, with the published depths and steps."""
+    published = FAMILY_PRESETS[name]
+    stages = tuple(replace(stage, width=2) for stage in published.stages)
+    network = randomised(build(Architecture(stages, 2), 3)).eval()
+    state = reference_state_dict(network)
+    path = tmp_path / "best.pth.tar"
+    torch.save({"state_dict": state}, path)
+    again = load_reference_checkpoint(path)
+    assert again.architecture == network.architecture
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
+    scales = {value.ndim for key, value in state.items() if "layer_scale" in key}
+    assert scales == ({3} if name.startswith("mobilevigv2") else {1})
+    with pytest.raises(MvigNasError, match=r"`graph_step` must be one number or 4, one a stage, got \(8, 4\)"):
+        load_reference_checkpoint(path, (8, 4))
+
+
+def test_a_checkpoint_with_a_second_branch_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "logvig.pth"
+    torch.save({"high_res_branch.conv.0.weight": torch.zeros(3)}, path)
+    with pytest.raises(MvigNasError, match="got LogViG's, whose second branch no architecture has"):
+        load_reference_checkpoint(path)
 
 
 def test_architecture_is_recovered_from_a_checkpoint() -> None:
@@ -146,7 +198,7 @@ def test_a_step_without_links_is_refused() -> None:
 
 
 def test_the_reference_format_refuses_what_it_cannot_hold() -> None:
-    with pytest.raises(MvigNasError, match="knows GELU, SVGA and one group only, but `stage1`"):
+    with pytest.raises(MvigNasError, match="knows GELU, one group and one operator in all graph blocks only"):
         reference_state_dict(build(TINY, 3))
     late = Architecture((Stage(8, graph_depth=1), Stage(8, conv_depth=1), Stage(8), Stage(8)), resolution=64)
     with pytest.raises(MvigNasError, match="all MBConv stages before all graph stages"):
@@ -162,14 +214,15 @@ def test_the_reference_format_refuses_what_it_cannot_hold() -> None:
 @settings(max_examples=200, deadline=None)
 def test_svga_equals_the_loop_to_the_bit(height: int, width: int, step: int, seed: int) -> None:
     x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(svga(x, step), svga_loop(x, step))
+    assert torch.equal(linked(SVGA, x, step), linked_as_reference(SVGA, x, step))
+    assert torch.equal(SVGA.links(MAPS, x, step), linked_as_reference(SVGA, x, step))
 
 
 def test_svga_by_hand() -> None:
     x = torch.tensor([[1.0, 5.0, 2.0, 0.0]]).view(1, 1, 1, 4)
     # At step 2 each pixel is linked to the one two columns on; a row of height 1 has no other link.
-    assert svga(x, 2).flatten().tolist() == [0.0, 5.0, 1.0, 0.0]
-    assert svga(x, 1).flatten().tolist() == [1.0, 5.0, 2.0, 0.0]
+    assert linked(SVGA, x, 2).flatten().tolist() == [0.0, 5.0, 1.0, 0.0]
+    assert linked(SVGA, x, 1).flatten().tolist() == [1.0, 5.0, 2.0, 0.0]
 
 
 def test_knn_equals_a_search_over_all_pairs() -> None:
@@ -182,12 +235,12 @@ def test_knn_equals_a_search_over_all_pairs() -> None:
             distance = ((unit[image] - unit[image][:, pixel : pixel + 1]) ** 2).sum(axis=0)
             nearest = np.argsort(distance)[:9]
             expected[image, :, pixel] = nodes[image][:, nearest].max(axis=1) - nodes[image][:, pixel]
-    assert np.allclose(knn(x).flatten(2).numpy(), expected, atol=1e-6)
+    assert np.allclose(linked(KNN, x, 0).flatten(2).numpy(), expected, atol=1e-6)
 
 
 def test_knn_links_every_pixel_of_a_small_map() -> None:
     x = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(2))
-    assert torch.allclose(knn(x), x.amax(dim=(2, 3), keepdim=True) - x)
+    assert torch.allclose(linked(KNN, x, 0), x.amax(dim=(2, 3), keepdim=True) - x)
 
 
 def test_each_group_mixes_a_pixel_with_its_links() -> None:
@@ -206,7 +259,7 @@ def test_each_group_mixes_a_pixel_with_its_links() -> None:
     assert torch.allclose(small.eval()(x), large.eval()(x), atol=1e-5)
 
 
-@given(architectures(SPACES["toy"]))
+@given(st.one_of(architectures(SPACES["toy"]), architectures(FAMILY)))
 @settings(max_examples=15, deadline=None)
 def test_folded_computes_the_same(architecture: Architecture) -> None:
     network = randomised(build(architecture, 5)).eval()
@@ -220,7 +273,7 @@ def test_folded_computes_the_same(architecture: Architecture) -> None:
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [*PRESETS, "mobilevigv2_ti", "greedyvig_s"])
 def test_presets_run_forward_and_backward(name: str) -> None:
     network = timm.create_model(name, num_classes=42)
     network.train()
@@ -238,13 +291,20 @@ def test_an_architecture_with_every_choice_trains() -> None:
     assert all(value.grad is not None for value in network.parameters())
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FAMILY_PRESETS)
 def test_parameters_of_the_presets(name: str) -> None:
     expected = {
         "mobilevig_ti": 5_271_074,
         "mobilevig_s": 7_276_538,
         "mobilevig_m": 14_075_786,
         "mobilevig_b": 26_868_506,
+        "mobilevigv2_ti": 5_695_824,
+        "mobilevigv2_s": 7_767_632,
+        "mobilevigv2_m": 15_471_504,
+        "mobilevigv2_b": 27_878_864,
+        "greedyvig_s": 11_983_376,
+        "greedyvig_m": 21_928_112,
+        "greedyvig_b": 30_905_296,
     }
     with torch.device("meta"):
         network = timm.create_model(name)
@@ -259,7 +319,7 @@ def test_default_cfg_names_what_is_there() -> None:
     for classifier in cfg["classifier"]:
         assert f"{classifier}.weight" in names
     assert timm.is_model("mobilevig_b")
-    assert set(PRESETS) <= set(timm.list_models("mobilevig_*"))
+    assert set(FAMILY_PRESETS) <= set(timm.list_models(["mobilevig*", "greedyvig_*"]))
     network.reset_classifier(0)
     assert not any(f"{classifier}.weight" in network.state_dict() for classifier in cfg["classifier"])
     assert network(images(1, 64)).shape == (1, network.head_hidden_size)

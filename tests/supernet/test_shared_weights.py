@@ -25,7 +25,7 @@ from mvig_nas.network import MobileViG, build
 from mvig_nas.network.blocks import GraphBlock, MBConv
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, Supernet, check_covers, load_supernet, save_supernet
-from tests.strategies import SPACES, architectures
+from tests.strategies import FAMILY, SPACES, architectures
 
 TOY, MICRO = SPACES["toy"], SPACES["micro"]
 CLASSES = 7
@@ -61,7 +61,7 @@ def made(space: SearchSpace, seed: int = 0, **options: Any) -> Supernet:
 @cache
 def shared(name: str) -> Supernet:
     """One for all examples of a test that leaves it as it is, but for running statistics."""
-    return made({"three kernels": THREE_KERNELS, **SPACES}[name])
+    return made({"three kernels": THREE_KERNELS, "family": FAMILY, **SPACES}[name])
 
 
 def batch(architecture: Architecture, size: int = 2) -> Tensor:
@@ -86,12 +86,12 @@ def described(supernet: Supernet, architecture: Architecture, name: str) -> tupl
     return f"network.stages.{index}.blocks.{at}.{part}", sizes, groups
 
 
-def naive_graph_weight(full: Tensor, width: int, groups: int) -> Tensor:
+def naive_graph_weight(full: Tensor, outputs: int, width: int, groups: int) -> Tensor:
     """A group's outputs see its share of x, and in the second half of the columns its share of the links."""
     half, share = full.shape[1] // 2, width // groups
     rows = []
-    for output in range(2 * width):
-        group = output // (2 * share)
+    for output in range(outputs):
+        group = output // (outputs // groups)
         columns = range(group * share, (group + 1) * share)
         rows.append(full[output, [*columns, *(half + column for column in columns)]])
     return torch.stack(rows)
@@ -105,7 +105,7 @@ def naive(supernet: Supernet, state: State, architecture: Architecture, *, mixed
         source, sizes, groups = described(supernet, architecture, name)
         full = state[source]
         if groups is not None:
-            found[name] = naive_graph_weight(full, wanted.shape[0] // 2, groups)
+            found[name] = naive_graph_weight(full, wanted.shape[0], wanted.shape[1] * groups // 2, groups)
             continue
         part = full[: wanted.shape[0]] if sizes else full[tuple(slice(size) for size in wanted.shape)]
         for size in sizes if mixed else sizes[:1]:
@@ -170,6 +170,11 @@ class TestOutputs:
     def test_three_kernels(self, architecture: Architecture) -> None:
         self.check("three kernels", architecture)
 
+    @given(architectures(FAMILY))
+    @settings(max_examples=60, deadline=None)
+    def test_every_operator(self, architecture: Architecture) -> None:
+        self.check("family", architecture)
+
     @pytest.mark.parametrize("seed", range(2))
     def test_mobilevig_ti(self, seed: int) -> None:
         self.check("mobilevig-ti", SPACES["mobilevig-ti"].sample(random.Random(seed)))
@@ -194,7 +199,7 @@ class TestOutputs:
 class TestSlices:
     """Weights and gradients against the naive description."""
 
-    @pytest.mark.parametrize("name", ["toy", "micro", "three kernels"])
+    @pytest.mark.parametrize("name", ["toy", "micro", "three kernels", "family"])
     def test_weights_are_those_described(self, name: str) -> None:
         supernet = shared(name)
         for architecture in sampled(supernet.space, 10):
@@ -204,7 +209,7 @@ class TestSlices:
             for key, tensor in expected.items():
                 torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("name", ["toy", "micro", "three kernels"])
+    @pytest.mark.parametrize("name", ["toy", "micro", "three kernels", "family"])
     def test_gradients_land_in_the_slice_alone(self, name: str) -> None:
         supernet = copy.deepcopy(shared(name)).train()
         for architecture in sampled(supernet.space, 8):
@@ -244,7 +249,7 @@ class TestSlices:
             if parameter.grad is not None:
                 torch.testing.assert_close(parameter.grad, sums[key])
 
-    @pytest.mark.parametrize("name", ["toy", "three kernels"])
+    @pytest.mark.parametrize("name", ["toy", "three kernels", "family"])
     def test_nothing_outside_the_slice_is_read(self, name: str) -> None:
         supernet = shared(name)
         for architecture in sampled(supernet.space, 8):
@@ -548,6 +553,17 @@ class TestFiles:
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(MvigNasError, match="must be writable"):
             save_supernet(tmp_path / "none" / FILE, made(TOY), self.NAMES, {})
+
+    def test_a_switch_that_a_space_has_not_is_off(self) -> None:
+        on, off = with_choices(TOY, graph_scale=(True,)), TOY
+        both = with_choices(TOY, graph_scale=(False, True))
+        for held, wanted, is_covered in ((both, on, True), (both, off, True), (off, on, False), (on, off, False)):
+            supernet = Supernet(held, CLASSES)
+            if is_covered:
+                check_covers(supernet, wanted, Path("x"))
+            else:
+                with pytest.raises(MvigNasError, match=r"which has no `stage1\.graph_scale` of"):
+                    check_covers(supernet, wanted, Path("x"))
 
     def test_a_space_must_be_covered(self) -> None:
         supernet, path = shared("toy"), Path("x")

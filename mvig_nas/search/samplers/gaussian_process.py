@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import log_ndtr
 
-from mvig_nas.architecture import Architecture
+from mvig_nas.architecture import DEPTH_OF, Architecture
+from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.map_fit import map_fit
 from mvig_nas.search_space import SearchSpace
 
@@ -31,15 +32,6 @@ _LENGTH_SCALE = 0.6  # of a number's rank, scaled to [0, 1]
 _UNLIKE = 0.3  # k_d of two names, and of anything and "unused"
 _FENCE = 5.0
 _JITTER = 1e-6
-# which number, when 0, leaves a choice of the same stage unused
-_DEPTH_OF = {
-    "conv_expansion": "conv_depth",
-    "conv_kernel": "conv_depth",
-    "ffn_expansion": "graph_depth",
-    "graph_step": "graph_depth",
-    "graph_operator": "graph_depth",
-    "graph_groups": "graph_depth",
-}
 
 
 class Features:
@@ -73,10 +65,12 @@ class Features:
         marked = levels.copy()
         for index, name in enumerate(self.names):
             stage, _, choice = name.rpartition(".")
-            if choice in _DEPTH_OF:
-                unused = self._is(levels, f"{stage}.{_DEPTH_OF[choice]}", 0)
+            if choice in DEPTH_OF:
+                unused = self._is(levels, f"{stage}.{DEPTH_OF[choice]}", 0)
                 if choice == "graph_step":
-                    unused = unused | self._is(levels, f"{stage}.graph_operator", "knn")
+                    for operator in OPERATORS.values():
+                        if operator.least_step is None:
+                            unused = unused | self._is(levels, f"{stage}.graph_operator", operator.name)
                 marked[unused, index] = self.counts[index]
         return marked
 
