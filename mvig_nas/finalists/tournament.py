@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler
 
 from mvig_nas import run_folder, values
-from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim, make_folder, save
 from mvig_nas.finalists.choosing import choose
@@ -140,7 +140,7 @@ def _entries(study: Study, count: int, folder: Path | None) -> list[Entry]:
 def _presets(study: Study, known: set[str]) -> list[Entry]:
     """The published networks that are in the space and inside the budget: what the search must beat."""
     inside = []
-    for preset in PRESETS.values():
+    for preset in FAMILY_PRESETS.values():
         try:
             study.settings.space.encode(preset)
         except MvigNasError:

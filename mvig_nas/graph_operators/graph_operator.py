@@ -69,13 +69,15 @@ class GraphOperator(ABC):
     `outputs` is how many channels the 1x1 convolution over (x, answer) makes of each channel of x: 2 for C -> 2C -> C
     in the whole grapher, 1 for C -> C -> C. `least_step` is the smallest graph step K that gives a link on a large map,
     None where the operator takes no step. `is_continuous` is False where the last digit of a feature may decide which
-    links there are, so that two right computations of one network may differ visibly.
+    links there are, so that two right computations of one network may differ visibly. `free_links` is the number of
+    links of a pixel where they may lead anywhere.
     """
 
     name: ClassVar[str]
     outputs: ClassVar[int] = 2
     least_step: ClassVar[int | None] = 1
     is_continuous: ClassVar[bool] = True
+    free_links: ClassVar[int] = 0
 
     @abstractmethod
     def links(self, maps: Maps[V], x: V, step: int) -> V:
@@ -96,10 +98,7 @@ class GraphOperator(ABC):
         return None
 
     def distances(self, step: int, size: int) -> tuple[int, ...] | None:  # noqa: ARG002 - fixed links alone use them
-        """Distances to a pixel's links along an axis of `size` pixels, 1 to size - 1 and circular.
-
-        None where the links depend on the image alone.
-        """
+        """Distances to a pixel's links on an axis of `size` pixels, from 1 to size - 1, circular; None if free."""
         return None
 
 

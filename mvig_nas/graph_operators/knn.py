@@ -18,6 +18,7 @@ class Knn(GraphOperator):
     name = "knn"
     least_step: ClassVar[int | None] = None
     is_continuous: ClassVar[bool] = False
+    free_links: ClassVar[int] = NEIGHBOURS - 1
 
     def links(self, maps: Maps[V], x: V, step: int) -> V:  # noqa: ARG002 - the graph has no step
         batch, channels, height, width = maps.shape(x)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mvig_nas.architecture import SWITCHES
+
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
     from mvig_nas.search import Study
@@ -27,6 +29,8 @@ _STAGE_COLUMNS = {
     "graph_depth": "graph blocks",
     "graph_operator": "operator",
     "graph_step": "step K",
+    "graph_cpe": "position encoding",
+    "graph_scale": "layer scale",
     "graph_groups": "groups",
     "ffn_expansion": "FFN expansion",
     "activation": "activation",
@@ -88,12 +92,14 @@ def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]]) -> str:
 
 def _stages(architecture: "Architecture") -> str:
     rows = []
+    switched = [name for name in SWITCHES if any(getattr(stage, name) for stage in architecture.stages)]
+    columns = {name: title for name, title in _STAGE_COLUMNS.items() if name not in SWITCHES or name in switched}
     for number, (stage, size) in enumerate(zip(architecture.stages, architecture.sizes, strict=True), start=1):
-        values = [getattr(stage, name) for name in _STAGE_COLUMNS]
+        values = [("yes" if value is True else value) for value in (getattr(stage, name) for name in columns)]
         cells = [f"{number} ({size}×{size})", *("" if value is None else str(value) for value in values)]
         rows.append(("", cells))
     note = f"<p class=note>Resolution {architecture.resolution}, head width {architecture.head_width}.</p>"
-    return _table(["stage", *_STAGE_COLUMNS.values()], rows) + note
+    return _table(["stage", *columns.values()], rows) + note
 
 
 def _front(study: "Study") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvig_nas import __version__, kernels, run_folder
-from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.architecture import FAMILY_PRESETS, PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.report.figures import best_so_far_png, score_latency_png
@@ -27,13 +27,18 @@ _PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "optuna")
 
 
 def preset_rows(done: "SearchRun") -> list[dict[str, Any]]:
-    """The published networks beside a search, those over its budget too: predicted latency, costs, score if any."""
-    architectures = list(PRESETS.values())
+    """The published networks beside a search, those over its budget too: predicted latency, costs, score if any.
+
+    These are the MobileViGs, and their successors as far as they are in the space.
+    """
+    space = done.study.settings.space
+    presets = {name: each for name, each in FAMILY_PRESETS.items() if name in PRESETS or each in space}
+    architectures = list(presets.values())
     latencies_ms = done.latency.predict_ms(architectures).tolist()
     low, high = done.latency.interval_ms(architectures, 0.8)
     scored = {candidate.architecture: candidate for candidate in done.study.candidates}
     rows = []
-    for index, (name, architecture) in enumerate(PRESETS.items()):
+    for index, (name, architecture) in enumerate(presets.items()):
         totals = kernels.totals(kernels.of(architecture))
         candidate = scored.get(architecture)
         value = None if candidate is None else candidate.score

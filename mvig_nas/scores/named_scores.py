@@ -8,6 +8,7 @@ from typing import Protocol
 from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.scores.spectral_gap import SpectralGapScore
 from mvig_nas.search_space import SearchSpace
 
 
@@ -65,9 +66,17 @@ class NetworkScore:
 
 # The batch size that each proxy takes by itself; SynFlow always takes one image.
 _BATCH_SIZES = {"naswot": 16, "synflow": 1, "zico": 4, "zen": 8, "grad_norm": 8, "snip": 8}
-_COSTS = ("log_macs", "log_params")
+# Scores that are known from the architecture, so that there is nothing to choose.
+_FREE: dict[str, Score] = {
+    score.name: score
+    for score in (
+        CostScore("log_macs"),
+        CostScore("log_params"),
+        SpectralGapScore(),
+    )
+}
 
-NAMES: tuple[str, ...] = (*_BATCH_SIZES, *_COSTS)
+NAMES: tuple[str, ...] = (*_BATCH_SIZES, *_FREE)
 DEFAULT = "naswot"
 
 
@@ -85,7 +94,7 @@ def load(
     Args:
         name: one of `NAMES`, `supernet:PATH` for top-1 of a trained supernet's sub-networks, or `calibrated:FOLDER`
             for the top-1 that is predicted of a network trained alone.
-        seed: of weights and inputs; the baselines `log_macs` and `log_params` have none to draw.
+        seed: of weights and inputs; `log_macs`, `log_params` and `spectral_gap` have none to draw.
         resolution: side of the images in pixels, for all architectures alike; None for half of each one's own.
         batch_size: images a pass, at least 2; None for the proxy's own. SynFlow always takes one.
         data: folder of the images that the supernet was trained on.
@@ -116,8 +125,8 @@ def load(
         _require("resolution", resolution, 32)
     if batch_size is not None:
         _require("batch_size", batch_size, 2)
-    if name in _COSTS:
-        return CostScore(name)
+    if name in _FREE:
+        return _FREE[name]
     return NetworkScore(name, seed, resolution, _BATCH_SIZES[name] if batch_size is None else batch_size)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvig_nas import kernels, values
-from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.search.contracts import (
@@ -235,7 +235,7 @@ class _Run:
         """The architectures that a turn proposes; [] if the space has no other."""
         rng = random.Random(f"{self.settings.seed}/{number}")
         if number == 0:  # the published networks of this space, and one that is known to fit
-            return [*(preset for preset in PRESETS.values() if preset in self.settings.space), self.task.anchor]
+            return [*(preset for preset in FAMILY_PRESETS.values() if preset in self.settings.space), self.task.anchor]
         return self.task.sampler.propose(rng, judge) if stale < _STALE_TURNS else self._unknown(rng)
 
     def _turn(self, number: int, asked: Sequence[Architecture], judge: Judge) -> Turn:

@@ -18,7 +18,8 @@ from mvig_nas.scores.fresh_networks import fresh_network, scaled
 from tests.strategies import SPACES
 
 TOY = SPACES["toy"]
-PROXIES = tuple(name for name in scores.NAMES if not name.startswith("log_"))
+FREE = ("log_macs", "log_params", "spectral_gap")  # nothing is drawn
+PROXIES = tuple(name for name in scores.NAMES if name not in FREE)
 
 
 def images(*rows: tuple[float, ...]) -> Tensor:
@@ -130,7 +131,7 @@ def test_scores_are_finite_and_repeat_in_any_order(name: str, sample: list[Archi
     values = [score(architecture) for architecture in sample]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(map(isfinite, values))
-    assert len(set(values)) == len(values)
+    assert len(set(values)) == len(values) or name == "spectral_gap"  # which the links alone decide
     again = scores.load(name, seed=3)
     assert [again(architecture) for architecture in reversed(sample)] == values[::-1]
 
