@@ -69,7 +69,7 @@ EVALUATIONS = 80
 WINNER_SEEDS = (0, 1)
 CALIBRATION_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 REFERENCE_SIZE = 8000
-EXECUTION = Execution(channels_last=True, checkpoint_minutes=3)
+EXECUTION = Execution(channels_last=True, checkpoint_minutes=3, in_memory=True)
 
 # MobileViG-Ti's shape: its depths but for 4 of the 6 blocks of stage 3, its widths times 3/8, rounded to the space.
 PRESET_SHAPED = Architecture(
@@ -109,7 +109,7 @@ def shown(name: str, progress: Progress) -> None:
 
 def trained(data: Path, architectures: Sequence[Architecture], seeds: Sequence[int]) -> list[StandAlone]:
     images = training_images(data), read_split(data, "val")
-    plan = StandAlonePlan(*images, RECIPE, seeds, EXECUTION, in_memory=True)
+    plan = StandAlonePlan(*images, RECIPE, seeds, EXECUTION)
     return stand_alone(
         architectures, plan, RUNS / "alone", on_progress=lambda index, progress: shown(str(index), progress)
     )
@@ -142,9 +142,7 @@ def supernet(data: Path, variant: str) -> None:
         replace(RECIPE, epochs=SUPERNET_EPOCHS),
         folder,
         plan=VARIANTS[variant],
-        execution=EXECUTION,
-        in_memory=True,
-        resume=(folder / "state.pt").is_file(),
+        execution=replace(EXECUTION, resume=(folder / "state.pt").is_file()),
         on_progress=lambda progress: shown(variant, progress),
     )
 

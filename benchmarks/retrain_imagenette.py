@@ -57,7 +57,7 @@ def train(data: Path, teacher_checkpoint: Path, seeds: tuple[int, ...]) -> None:
                 out = RUNS / f"{name}-{kind}-seed{seed}"
                 if (out / "model" / "config.json").is_file():
                     continue
-                if (out / "retrain.json").is_file():
+                if (out / "run.json").is_file():
                     asked = ["--resume"]
                 else:
                     asked = [target, "--plan", "short", "--epochs", "16", "--resolution", "96", "--seed", str(seed)]

@@ -110,9 +110,9 @@ def rate_ours(architecture: Architecture, images: LabelledImages, recipe: Recipe
     def note(_: Progress) -> None:
         times.append(time.perf_counter())
 
-    execution = Execution(channels_last=True, checkpoint_minutes=60, stop_after=WARM + steps)
+    execution = Execution(workers=workers, channels_last=True, checkpoint_minutes=60, stop_after=WARM + steps)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(StopTraining):
-        train_alone(architecture, images, recipe, Path(folder), execution=execution, workers=workers, on_progress=note)
+        train_alone(architecture, images, recipe, Path(folder), execution=execution, on_progress=note)
     return steps * recipe.batch_size / (times[-1] - times[WARM - 1])
 
 

@@ -1,8 +1,7 @@
 """Run folders: `run.json` says what was asked for, so that `--resume` goes on with the same, whatever the command.
 
     request = run_folder.reopen(folder, "retrain", RetrainRequest)   # --resume
-    run_folder.begin(folder, "retrain", request)                     # a new run
-    with run_folder.entered(folder, "retrain", request, resume, "state.pt") as goes_on:   # either
+    with run_folder.entered(folder, "retrain", request, resume, "state.pt") as goes_on:   # a new run, or the saved one
 
 A request is a frozen dataclass that `mvig_nas.values` reads and writes.
 """
@@ -15,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from mvig_nas import values
 from mvig_nas.errors import MvigNasError
@@ -49,12 +48,33 @@ def begin(folder: Path, command: str, request: Any) -> None:
         MvigNasError: the folder holds a run, or it cannot be written.
     """
     if (folder / FILE).exists():
-        raise MvigNasError(
-            f"{folder} holds a run of `mvig-nas {_read(folder).get('command')}` already; go on with it by --resume, or "
-            "take another --out."
-        )
+        _refuse(folder)
     make_folder(folder)
     rewrite(folder, command, request)
+
+
+def inspected(folder: Path, command: str, request: Any, resume: bool, evidence: str) -> bool:
+    """Whether a run goes on from something; refuses, before anything is loaded, what the folder does not allow.
+
+    Args:
+        folder: of the run.
+        command: that is run.
+        request: what is asked for; `MAY_DIFFER` of its class names what a resumed run may ask for anew.
+        resume: go on with the run in the folder, also where it was killed before it had begun.
+        evidence: name of the file in the folder that shows that a run has begun.
+
+    Raises:
+        MvigNasError: as `reopen` and `require_same`, or the folder holds a run that is not to be resumed. A run of an
+            older mvig-nas, which left no `run.json`, is gone on with as it is asked for now.
+    """
+    has_begun, is_known = (folder / evidence).exists(), (folder / FILE).exists()
+    if resume:
+        if is_known or not has_begun:
+            require_same(reopen(folder, command, type(request)), request, getattr(request, "MAY_DIFFER", ()))
+        return has_begun
+    if _is_first() and (is_known or has_begun):
+        _refuse(folder)
+    return False
 
 
 @contextmanager
@@ -62,33 +82,13 @@ def entered(folder: Path, command: str, request: Any, resume: bool, evidence: st
     """Begin a run in a folder, or go on with the one that it holds, which must have been asked for the same.
 
     What fails before the run has begun takes its `run.json` back, and the folders that were made for it. Of the
-    processes that torchrun started, the first one writes.
-
-    Args:
-        folder: of the run.
-        command: that is run.
-        request: what is asked for; `MAY_DIFFER` of its class names what a resumed run may ask for anew.
-        resume: go on with the run in the folder.
-        evidence: name of the file in the folder that shows that a run has begun.
-
-    Returns:
-        Whether there is something to go on from.
-
-    Raises:
-        MvigNasError: as `begin`, `reopen` and `require_same`. A run of an older mvig-nas, which left no `run.json`, is
-            gone on with as it is asked for now.
+    processes that torchrun started, the first one writes. Arguments, errors and what is handed over are those of
+    `inspected`, which a command calls by itself where it has more to check before it enters.
     """
-    has_begun = (folder / evidence).exists()
-    if resume:
-        if (folder / FILE).exists() or not has_begun:
-            require_same(reopen(folder, command, type(request)), request, getattr(request, "MAY_DIFFER", ()))
-        yield has_begun
+    goes_on = inspected(folder, command, request, resume, evidence)
+    if resume or not _is_first():
+        yield goes_on
         return
-    if int(os.environ.get("RANK", "0")) > 0:
-        yield False
-        return
-    if has_begun and not (folder / FILE).exists():
-        raise MvigNasError(f"{folder} holds a run already; go on with it by --resume, or take another --out.")
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     begin(folder, command, request)
     try:
@@ -155,20 +155,29 @@ def require_same(saved: Any, asked: Any, may_differ: Collection[str] = ()) -> No
     Raises:
         MvigNasError: names the first entry that differs, and both values.
     """
-    _require_same(values.plain(saved), values.plain(asked), may_differ, "")
+    _require_same(values.plain(saved), values.plain(asked), may_differ, "", type(asked))
 
 
-def _require_same(saved: Any, asked: Any, may_differ: Collection[str], path: str) -> None:
+def _require_same(saved: Any, asked: Any, may_differ: Collection[str], path: str, kind: Any) -> None:
     if path in may_differ or saved == asked:
         return
     if isinstance(saved, dict) and isinstance(asked, dict):
         for name in {**saved, **asked}:
-            _require_same(saved.get(name), asked.get(name), may_differ, f"{path}.{name}" if path else name)
+            _require_same(saved.get(name), asked.get(name), may_differ, f"{path}.{name}" if path else name, kind)
         return
     raise MvigNasError(
-        f"a resumed run must keep what it began with, but `{path}` was {_short(saved)} and is now {_short(asked)}; "
-        "leave the option out, or start anew in another folder."
+        f"a resumed run must keep what it began with, but `{values.option_at(kind, path) or path}` was "
+        f"{_short(saved)} and is now {_short(asked)}; give the same, or start anew in another folder."
     )
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _refuse(folder: Path) -> NoReturn:
+    command = f" of `mvig-nas {_read(folder).get('command')}`" if (folder / FILE).exists() else ""
+    raise MvigNasError(f"{folder} holds a run{command} already; go on with it by --resume, or take another --out.")
 
 
 def _short(value: Any) -> str:
@@ -183,7 +192,7 @@ def _read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MvigNasError(
             f"a run to resume must hold {FILE}, but there is none in {folder}; name the run's folder, or, where an "
-            "older mvig-nas began it, start anew."
+            "older mvig-nas began it, give the options that it began with again."
         ) from error
     except (OSError, ValueError) as error:
         raise MvigNasError(f"{path} must be readable JSON, got {error}; restore it, or start anew.") from error

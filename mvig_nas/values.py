@@ -141,6 +141,28 @@ def meta_of(hint: Any) -> msgspec.Meta | None:
     return None
 
 
+def flags_of(name: str, hint: Any) -> tuple[str, ...]:
+    """The names of the option that a field stands for."""
+    meta = meta_of(hint)
+    extra = (meta.extra if meta is not None else None) or {}
+    return extra.get("flags") or (f"--{name.replace('_', '-')}",)
+
+
+def is_optional(hint: Any) -> bool:
+    """Whether a field may be None."""
+    return get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
+
+
+def option_at(kind: Any, path: str) -> str | None:
+    """The option that the field at a path with dots stands for; None if it stands for none."""
+    *_, name = path.split(".")
+    hint: Any = kind
+    for step in path.split("."):
+        kind = type_of(hint)
+        hint = hints(kind).get(step) if isinstance(kind, type) and is_dataclass(kind) else None
+    return flags_of(name, hint)[0].partition("/")[0] if meta_of(hint) is not None else None
+
+
 def type_of(hint: Any) -> Any:
     """The type in an annotation, without `about` and without None."""
     if hasattr(hint, "__metadata__"):

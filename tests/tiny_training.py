@@ -25,6 +25,7 @@ from mvig_nas.supernet import Supernet
 from mvig_nas.training import (
     Backward,
     Execution,
+    Knowledge,
     Outcome,
     Process,
     Progress,
@@ -122,7 +123,8 @@ def train_tiny(kind: str, images: LabelledImages, folder: Path, **options: Any) 
         val = read_split(Path(images.root).parent, "val")
         validation = Validation(val, ALONE_RECIPE.preprocessing, folder, {})
         teacher = tiny_teacher(images)
-        train_alone(SPACE.smallest, images, ALONE_RECIPE, folder, teacher=teacher, validate=validation, **options)
+        known = Knowledge(teacher)
+        train_alone(SPACE.smallest, images, ALONE_RECIPE, folder, knowledge=known, validate=validation, **options)
 
 
 def tiny_teacher(images: LabelledImages) -> Teacher:
@@ -199,7 +201,8 @@ def killed(kind: str, data: str, folder: str) -> None:
     for number, fate in enumerate((*fates, None, None)):
         child = os.fork()  # spares it the imports
         if not child:
-            options: dict[str, Any] = {"execution": Execution(checkpoint_minutes=0.002)}
+            resumed = 0 < number <= len(fates)
+            options: dict[str, Any] = {"execution": Execution(checkpoint_minutes=0.002, resume=resumed)}
             if fate is not None:
                 fate(options)
             whole = number > len(fates)
@@ -207,7 +210,6 @@ def killed(kind: str, data: str, folder: str) -> None:
                 kind,
                 images,
                 Path(folder) / ("whole" if whole else "killed"),
-                resume=0 < number <= len(fates),
                 **options,
             )
             os._exit(0)
@@ -225,7 +227,7 @@ def parallel(data: str, folder: str) -> None:
     told = []
 
     def run(name: str, step: ParallelStep, **options: Any) -> Any:
-        outcome = train_parallel(step, images, home / name, process=process, **options)
+        outcome = train_parallel(step, images, home / name, **options)
         torch.save(outcome.model.state_dict(), home / f"{name}-{process.rank}.pt")
         return outcome
 
@@ -246,7 +248,7 @@ def parallel(data: str, folder: str) -> None:
         if process.is_first:
             shutil.copy(home / "stopped" / "state.pt", home / "early.pt")
     process.wait()
-    run("stopped", ParallelStep(), resume=True)
+    run("stopped", ParallelStep(), execution=Execution(resume=True))
     step = ParallelStep()
     step.spoil = poison
     rollbacks = run("poisoned", step).rollbacks
@@ -260,8 +262,8 @@ def taught(data: str, folder: str) -> None:
     images, process = read_split(Path(data), "train"), Process.start("cpu")
     recipe = replace(PARALLEL_RECIPE, epochs=2)
     validation = Validation(read_split(Path(data), "val"), recipe.preprocessing, Path(folder), {}, process=process)
-    train_alone(SPACE.largest, images, recipe, Path(folder), teacher=tiny_teacher(images), process=process,
-                validate=validation)  # fmt: skip
+    known = Knowledge(tiny_teacher(images))
+    train_alone(SPACE.largest, images, recipe, Path(folder), knowledge=known, validate=validation)
     if process.is_first:
         counted = int(validation.found["mean"].confusion.sum())
         (Path(folder) / "counted.json").write_text(str(counted))

@@ -1,21 +1,28 @@
 """`mvig-nas evaluate`: how good a trained model or its package is."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from mvig_nas.cli.generated import GroupedCommand, options_of
 from mvig_nas.cli.options import data_option, device_option, json_option
+from mvig_nas.cli.training_options import EXECUTION, NO_OPTIONS, OF_SINGLE_NETWORKS
+from mvig_nas.recipes import Execution
 
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
+    from mvig_nas.image_data import LabelledImages
     from mvig_nas.training.accuracy import Accuracy
 
 _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teacher": "classifier of the teacher"}
 
+_OF_TRAINING = ("in_memory", "channels_last", "checkpoint_minutes", *OF_SINGLE_NETWORKS, *NO_OPTIONS)
 
-@click.command()
+
+@click.command(cls=GroupedCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="FOLDER|PACKAGE")
 @data_option(help="Folder with val/CLASS/*.jpg.")
 @click.option(
@@ -24,21 +31,7 @@ _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teache
     type=click.IntRange(1),
     help="Number of images to classify, each class in proportion.  [default: all]",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Floating-point type of the computation.",
-)
-@click.option(
-    "--torch-device",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="Device to compute on, as torch names it; auto takes a GPU where there is one.",
-)
-@click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images.")
+@options_of(EXECUTION, leave_out=_OF_TRAINING)
 @device_option()
 @click.option(
     "--out",
@@ -46,7 +39,9 @@ _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teache
     help="Folder to write classes.csv and confusion.png into.",
 )
 @json_option()
-def evaluate(model: Path, as_json: bool, **options: Any) -> None:
+def evaluate(
+    model: Path, data: Path, count: int | None, device: str, out: Path | None, as_json: bool, execution: Execution
+) -> None:
     """Top-1 and top-5 of a trained model on the validation images, with its predicted latency.
 
     FOLDER is one that `retrain` left. A PACKAGE is a classifier's .mlpackage: its program is executed here, operation
@@ -58,33 +53,34 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     from mvig_nas.latency.card import plain
     from mvig_nas.training.accuracy import shares
 
-    images = read_split(options["data"], "val")
-    if options["count"] is not None:
-        images = subset(images, options["count"])
-    architecture, classes, found = (_of_package if model.suffix == ".mlpackage" else _of_folder)(model, images, options)
-    latency = ArchitectureLatency.load(options["device"])
+    images = read_split(data, "val")
+    if count is not None:
+        images = subset(images, count)
+    of_model = _of_package if model.suffix == ".mlpackage" else _of_folder
+    architecture, classes, found = of_model(model, images, execution)
+    latency = ArchitectureLatency.load(device)
     low, high = latency.interval_ms([architecture], 0.8)
     latency_ms = float(latency.predict_ms([architecture])[0])
-    if options["out"] is not None:
-        _write_evaluation(options["out"], found["mean"], classes)
+    if out is not None:
+        _write_evaluation(out, found["mean"], classes)
     if as_json:
         print_json(
             {
                 "accuracy": shares(found),
                 "by_class": dict(zip(classes, plain(found["mean"].by_class.tolist()), strict=True)),
                 "images": len(images),
-                "device": options["device"],
+                "device": device,
                 "predicted_latency_ms": latency_ms,
                 "interval_ms": [float(low[0]), float(high[0])],
             }
         )
         return
-    print_table(f"{len(images)} images, {options['precision']}", ["", "top-1", "top-5"], accuracy_rows(found))
+    print_table(f"{len(images)} images, {execution.precision}", ["", "top-1", "top-5"], accuracy_rows(found))
     by_class = zip(found["mean"].by_class.tolist(), classes, strict=True)
     worst = sorted((share, name) for share, name in by_class if math.isfinite(share))[:3]
     click.echo("Hardest classes: " + ", ".join(f"{name} {share:.1%}" for share, name in worst) + ".")
     click.echo(
-        f"Predicted {latency_ms:.3f} ms on {options['device']} at {architecture.resolution} px, 80 % interval "
+        f"Predicted {latency_ms:.3f} ms on {device} at {architecture.resolution} px, 80 % interval "
         f"{low[0]:.2f}-{high[0]:.2f} ms."
     )
 
@@ -92,49 +88,37 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
 _Evaluated = tuple["Architecture", tuple[str, ...], "dict[str, Accuracy]"]
 
 
-def _of_folder(model: Path, images: Any, options: dict[str, Any]) -> _Evaluated:
+def _of_folder(model: Path, images: "LabelledImages", execution: Execution) -> _Evaluated:
     from mvig_nas.image_data import check_classes
     from mvig_nas.training import PRECISIONS, Process
+    from mvig_nas.training.accuracy import accuracies_on
     from mvig_nas.training.model_folder import read_model
 
     trained = read_model(model)
     check_classes(images, trained.classes)
-    architecture = trained.network.architecture
-    network = trained.network.to(Process.start(options["torch_device"]).device)
-    found = measured(
-        network, images, trained.preprocessing, architecture.resolution, options["workers"],
-        PRECISIONS[options["precision"]],
-    )  # fmt: skip
-    return architecture, trained.classes, found
+    network = trained.network.to(Process.start(execution.torch_device).device)
+    found = accuracies_on(
+        network, images, trained.preprocessing, workers=execution.workers, dtype=PRECISIONS[execution.precision]
+    )
+    return network.architecture, trained.classes, found
 
 
-def _of_package(package: Path, images: Any, options: dict[str, Any]) -> _Evaluated:
+def _of_package(package: Path, images: "LabelledImages", execution: Execution) -> _Evaluated:
     from mvig_nas import coreml
     from mvig_nas.architecture import Architecture
     from mvig_nas.errors import MvigNasError
     from mvig_nas.measure import package_target
 
-    if options["precision"] == "bfloat16":
+    if execution.precision == "bfloat16":
         raise MvigNasError("a package is executed in float16 or float32, got bfloat16; take one of them.")
     network = package_target(package).network
     if not isinstance(network, Architecture):
         raise MvigNasError(f"a package to evaluate must name its architecture, got none in {package}; export it again.")
-    found = coreml.package_accuracy(package, images, precision=options["precision"], workers=options["workers"])
+    found = coreml.package_accuracy(package, images, precision=execution.precision, workers=execution.workers)
     return network, images.classes, {"mean": found}
 
 
-def measured(network: Any, images: Any, preprocessing: Any, resolution: int, workers: int, dtype: Any = None) -> Any:
-    """Accuracies of a network on labelled images, as in `evaluation.accuracies`."""
-    import torch
-
-    from mvig_nas.image_data import EvaluationImages
-    from mvig_nas.training.accuracy import accuracies
-
-    batches = EvaluationImages(images, preprocessing, resolution, workers=workers)
-    return accuracies(network, batches, resolution, dtype or torch.float32)
-
-
-def accuracy_rows(found: "dict[str, Accuracy]") -> list[list[str]]:
+def accuracy_rows(found: "Mapping[str, Accuracy]") -> list[list[str]]:
     """Rows of a table: which classifier, top-1, top-5."""
     return [[_NAMES[name], f"{each.top1:.2%}", f"{each.top5:.2%}"] for name, each in found.items()]
 

@@ -2,7 +2,7 @@
 
     @click.command(cls=GroupedCommand)
     @options_of(SearchSettings)                  # hands over `search_settings: SearchSettings`
-    @changes_of(Recipe, title="Training recipe")  # hands over `recipe: dict`, only what the user gave
+    @changes_of(Recipe)                           # hands over `recipe: dict`, only what the user gave
     def command(...): ...
 
 The help shows options under the title of the value that they belong to. Fields that are values themselves are taken
@@ -10,7 +10,7 @@ apart, each under its own title.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -79,7 +79,7 @@ class _Field:
 
     path: tuple[str, ...]
     hint: Any
-    default: Any
+    default: Any  # None for an option that has none
     title: str
 
     @property
@@ -87,38 +87,48 @@ class _Field:
         return self.path[-1]
 
 
-def options_of(
-    kind: type, name: str | None = None, *, title: str = "Options", leave_out: Collection[str] = ()
-) -> Decorator:
+def options_of(kind: Any, name: str | None = None, *, title: str = "", leave_out: Collection[str] = ()) -> Decorator:
     """An option for each field of a dataclass; the command is handed the value.
 
     Args:
-        kind: a frozen dataclass whose fields are annotated by `values.about`.
+        kind: a frozen dataclass whose fields are annotated by `values.about`, or an instance with other defaults.
         name: the command's parameter; the class's name in small letters, with underscores, if None.
-        title: of the group in the help.
+        title: of the group in the help; the class's `TITLE` if it is empty.
         leave_out: fields that are no options; they keep their defaults.
     """
-    found = list(_fields(kind, title, leave_out))
+    cls = kind if isinstance(kind, type) else type(kind)
+    found = list(_fields(kind, title or _title(cls, "options"), leave_out))
+    fixed = {} if cls is kind else values.plain(kind)
 
     def value_of(given: dict[str, Any], _: click.Context) -> Any:
-        return values.read(kind, _nested(found, given), "the options")
+        return values.read(cls, fixed | _nested(found, given), "the options")
 
-    return _decorator(found, name or _snake(kind.__name__), value_of, shows_defaults=True)
+    return _decorator(found, name or _snake(cls.__name__), value_of)
 
 
-def changes_of(
-    kind: type, name: str | None = None, *, title: str = "Options", leave_out: Collection[str] = ()
-) -> Decorator:
+def changes_of(kind: Any, name: str | None = None, *, title: str = "", leave_out: Collection[str] = ()) -> Decorator:
     """An option for each field of a dataclass; the command is handed a dict of what the user gave.
 
-    The help shows no defaults: they are those of the value that `values.changed` makes another of.
+    Args:
+        kind: a frozen dataclass, whose options show no defaults, as they are those of the value that `values.changed`
+            makes another of; or an instance, whose entries are the defaults that the help shows; or several of them by
+            names, which are then the names of the dicts inside the dict.
+        name: the command's parameter; the class's name in small letters, with underscores, or `changes`, if None.
+        title: of the group in the help; the class's `TITLE` if it is empty.
+        leave_out: fields that are no options.
     """
-    found = list(_fields(kind, title, leave_out))
+    parts = kind if isinstance(kind, Mapping) else {"": kind}
+    found: list[_Field] = []
+    for part, each in parts.items():
+        cls = each if isinstance(each, type) else type(each)
+        group = title or _title(cls, part or "options")
+        found += _fields(each, group, leave_out, (part,) if part else (), shows_own=False)
+        name = name or ("changes" if part else _snake(cls.__name__))
 
     def value_of(given: dict[str, Any], ctx: click.Context) -> Any:
         return _nested([field for field in found if is_given(ctx, field.name)], given)
 
-    return _decorator(found, name or _snake(kind.__name__), value_of, shows_defaults=False)
+    return _decorator(found, name or "changes", value_of)
 
 
 def is_given(ctx: click.Context, name: str) -> bool:
@@ -126,39 +136,48 @@ def is_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
 
 
-def _decorator(
-    found: list[_Field], name: str, value_of: Callable[[dict[str, Any], click.Context], Any], *, shows_defaults: bool
-) -> Decorator:
+def _decorator(found: list[_Field], name: str, value_of: Callable[[dict[str, Any], click.Context], Any]) -> Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def command(*args: Any, **kwargs: Any) -> Any:
-            given = {field.name: kwargs.pop(field.name) for field in found}
+            given = {field.name: _none_as_nothing(field, kwargs.pop(field.name)) for field in found}
             return function(*args, **{name: value_of(given, click.get_current_context())}, **kwargs)
 
         decorated: Callable[..., Any] = command
         for field in reversed(found):
-            decorated = _option(field, shows_defaults)(decorated)
+            decorated = _option(field)(decorated)
         return decorated
 
     return decorate
 
 
-def _option(field: _Field, shows_default: bool) -> Decorator:
+def _none_as_nothing(field: _Field, given: Any) -> Any:
+    """The word `none` for a choice that may be missing."""
+    return None if given == "none" and _is_optional_choice(field.hint) else given
+
+
+def _is_optional_choice(hint: Any) -> bool:
+    return values.is_optional(hint) and get_origin(values.type_of(hint)) is Literal
+
+
+def _option(field: _Field) -> Decorator:
     meta = values.meta_of(field.hint)
     extra: dict[str, Any] = (meta.extra if meta is not None else None) or {}
-    flags = extra.get("flags") or (f"--{field.name.replace('_', '-')}",)
+    flags = values.flags_of(field.name, field.hint)
     kind = values.type_of(field.hint)
     settings: dict[str, Any] = {
         "cls": TitledOption,
         "title": field.title,
         "help": meta.description if meta is not None else None,
-        "default": field.default if shows_default else None,
-        "show_default": shows_default and field.default is not None and field.default is not False,
+        "default": field.default,
+        "show_default": field.default is not None and field.default is not False,
         "metavar": extra.get("metavar"),
     }
     if kind is bool:
         return click.option(*_switch(flags), field.name, **settings)
     settings["type"], settings["nargs"] = _type(kind, meta, extra.get("unit"))
+    if _is_optional_choice(field.hint):
+        settings["type"] = click.Choice([*settings["type"].choices, "none"])
     return click.option(*flags, field.name, **settings)
 
 
@@ -169,15 +188,15 @@ def _switch(flags: tuple[str, ...]) -> tuple[str, ...]:
 
 def _type(kind: Any, meta: Any, unit: str | None) -> tuple[Any, int]:
     """click's type, and how many words it takes."""
-    if unit is not None:
-        return Quantity(unit), 1
-    if get_origin(kind) is Literal:
-        return click.Choice(list(get_args(kind))), 1
     if get_origin(kind) is tuple:
         inner = get_args(kind)
         if Ellipsis in inner:
             raise TypeError(f"a tuple of any length is no option: {kind}")
-        return _type(values.type_of(inner[0]), values.meta_of(inner[0]), None)[0], len(inner)
+        return _type(values.type_of(inner[0]), values.meta_of(inner[0]), unit)[0], len(inner)
+    if unit is not None:
+        return Quantity(unit), 1
+    if get_origin(kind) is Literal:
+        return click.Choice(list(get_args(kind))), 1
     if kind is Path:
         return click.Path(path_type=Path), 1
     if kind in (int, float) and meta is not None:
@@ -188,16 +207,24 @@ def _type(kind: Any, meta: Any, unit: str | None) -> tuple[Any, int]:
     return kind, 1
 
 
-def _fields(kind: type, title: str, leave_out: Collection[str], path: tuple[str, ...] = ()) -> Iterator[_Field]:
-    hints = values.hints(kind)
-    for field in fields(kind):
+def _fields(
+    kind: Any, title: str, leave_out: Collection[str], path: tuple[str, ...] = (), *, shows_own: bool = True
+) -> Iterator[_Field]:
+    """The options of a dataclass or of an instance; `shows_own` is whether a class's own defaults are the options'."""
+    cls = kind if isinstance(kind, type) else type(kind)
+    hints = values.hints(cls)
+    for field in fields(cls):
         if field.name in leave_out:
             continue
         hint, inner = hints[field.name], values.type_of(hints[field.name])
+        default = None if cls is kind else getattr(kind, field.name)
         if isinstance(inner, type) and is_dataclass(inner):
-            yield from _fields(inner, _title(inner, field.name), leave_out, (*path, field.name))
+            nested = default if default is not None else inner
+            own = _title(inner, field.name)
+            yield from _fields(nested, own, leave_out, (*path, field.name), shows_own=shows_own)
             continue
-        default = field.default if field.default is not MISSING else None
+        if cls is kind and shows_own and field.default is not MISSING:
+            default = field.default
         yield _Field((*path, field.name), hint, default, title)
 
 

@@ -1,92 +1,112 @@
-"""What the commands that train share: options, and how a training shows itself."""
+"""What the commands that train share: options, resuming, and how a training shows itself."""
 
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mvig_nas import run_folder
+from mvig_nas import run_folder, values
+from mvig_nas.cli.generated import Decorator
 from mvig_nas.cli.progress import Bar
+from mvig_nas.recipes import Execution
 
 if TYPE_CHECKING:
-    from mvig_nas.training import Execution, Process, Progress
+    from mvig_nas.training import Progress
 
-EXECUTION_OPTIONS = (
-    click.option(
-        "--torch-device",
-        default="auto",
-        show_default=True,
-        metavar="NAME",
-        help="Device to train on, as torch names it; auto takes a GPU where there is one.",
-    ),
-    click.option(
-        "--workers",
-        type=click.IntRange(0),
-        default=2,
-        show_default=True,
-        help="Processes that read and augment images.",
-    ),
-    click.option("--in-memory", is_flag=True, help="Keep decoded images in the memory of each worker."),
-    click.option(
-        "--precision",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        default="float32",
-        show_default=True,
-        help="Floating-point type of the forward passes.",
-    ),
-    click.option(
-        "--channels-last/--channels-first",
-        default=True,
-        show_default=True,
-        help="Memory layout of the images; GPUs are faster with the channels last.",
-    ),
-    click.option(
-        "--checkpoint-minutes",
-        type=click.FloatRange(0),
-        default=10.0,
-        show_default=True,
-        help="Minutes between checkpoints.",
-    ),
-)
+T = TypeVar("T")
+EXECUTION = Execution("auto", workers=2, channels_last=True)
+NO_OPTIONS = ("stop_after", "resume")  # of Execution
+OF_SINGLE_NETWORKS = ("compiled", "validate_every")
 
 
-def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    """All of them on one command."""
+def run_options() -> Decorator:
+    """`--data`, `--out` and `--resume` of a command that leaves a run folder."""
 
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option(
+                "--resume", is_flag=True, help="Go on with the training in --out; options not given are taken from it."
+            ),
+            click.option(
+                "--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.  [default: a new one]"
+            ),
+            click.option(
+                "--data",
+                type=click.Path(path_type=Path),
+                metavar="FOLDER",
+                help="Folder with train/CLASS/*.jpg and val/CLASS/*.jpg; it is needed unless a training is resumed.",
+            ),
+        ):
             command = option(command)
         return command
 
     return decorate
 
 
-def execution_of(options: dict[str, Any]) -> "tuple[Process, Execution]":
-    """This process among those that torchrun started, and how it is to train."""
-    from mvig_nas.training import Execution, Process
-
-    execution = Execution(
-        options["precision"],
-        options["channels_last"],
-        options["checkpoint_minutes"],
-        compiled=options.get("compiled", False),  # of single networks, as is validation
-        validate_every=options.get("validate_every", 0),
-    )
-    return Process.start(options["torch_device"]), execution
-
-
-def new_run_folder(name: str, seed: int) -> Path:
-    """A name for a run folder that is not there yet.
+def saved_request(folder: Path | None, command: str, kind: type[T]) -> T | None:
+    """What the run in --out was asked for; None for one of an older mvig-nas, which has to be asked for again.
 
     Raises:
-        click.UsageError: torchrun started several processes, each of which would find another.
+        click.UsageError: no folder is given.
+        MvigNasError: the folder holds no run of this command.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise click.UsageError("several processes need --out, a run folder that all of them know.")
-    return run_folder.new_folder(name, seed)
+    if folder is None:
+        raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
+    if not (folder / run_folder.FILE).exists() and (folder / "state.pt").exists():
+        return None
+    return run_folder.reopen(folder, command, kind)
+
+
+def needed(given: T | None, saved: T | None, what: str, resume: bool) -> T:
+    """What is given, or what the resumed run has.
+
+    Raises:
+        click.UsageError: there is neither.
+    """
+    found = saved if given is None else given
+    if found is None and resume:
+        raise click.UsageError(
+            f"an older mvig-nas began this training and left no {run_folder.FILE}; give {what}, and all other options "
+            "that it began with, beside --resume."
+        )
+    if found is None:
+        raise click.UsageError(f"give {what}, or --resume a training.")
+    return found
+
+
+def execution_of(saved: Execution | None, changes: dict[str, Any], resume: bool) -> Execution:
+    """How a training runs: as it did, or by the commands' defaults, with what is given changed."""
+    changed: Execution = values.changed(saved or EXECUTION, {**changes.get("execution", {}), "resume": resume})
+    return changed
+
+
+def is_first() -> bool:
+    """Whether this is the first of the processes that torchrun started, which is the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def shown(title: str, go_on: str, *, hidden: bool = False, also_between: bool = False) -> "Iterator[TrainingShown]":
+    """A bar for a training; one that is asked to stop exits with 130 and says how to go on.
+
+    With `also_between`, Ctrl-C does so too while nothing is trained.
+    """
+    from mvig_nas.training import StopTraining
+
+    stops: tuple[type[BaseException], ...] = (StopTraining, *((KeyboardInterrupt,) if also_between else ()))
+
+    try:
+        with Bar(title, hidden=hidden or not is_first()) as bar:
+            yield TrainingShown(bar, title)
+    except stops as stop:
+        if is_first():
+            click.echo(f"{str(stop) or 'stopped.'}\nTo go on: {go_on}", err=True)
+        sys.exit(130)
 
 
 class TrainingShown:
@@ -95,18 +115,18 @@ class TrainingShown:
     _SECONDS_BETWEEN_LINES = 30.0
 
     def __init__(self, bar: Bar, title: str) -> None:
-        self._bar = bar
+        self.bar = bar
         self._title = title
         self._last = time.monotonic()
 
     def __call__(self, state: "Progress", which: str = "") -> None:
         title = f"{self._title} {which}".rstrip()
         if state.message:
-            self._bar.line(f"{title}: {state.message}")
+            self.bar.line(f"{title}: {state.message}")
             return
         rate = f"loss {state.loss:.3f}, {state.images_per_second:.0f} images/s, {state.waiting:.0%} waiting for them"
-        self._bar.show(state.step, state.steps, rate, title)
+        self.bar.show(state.step, state.steps, rate, title)
         now = time.monotonic()
-        if not self._bar.is_drawn and now - self._last > self._SECONDS_BETWEEN_LINES:
+        if not self.bar.is_drawn and now - self._last > self._SECONDS_BETWEEN_LINES:
             self._last = now
-            self._bar.line(f"{title}: step {state.step} of {state.steps}, {rate}")
+            self.bar.line(f"{title}: step {state.step} of {state.steps}, {rate}")

@@ -24,7 +24,7 @@ from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read
 from mvig_nas.network import MobileViG
 from mvig_nas.recipes import Recipe
 from mvig_nas.supernet import load_supernet
-from mvig_nas.training import Execution, Validated, train_alone
+from mvig_nas.training import Execution, Knowledge, Validated, train_alone
 
 REPORTS, RESULT, STATE = "reports.jsonl", "result.json", "state.pt"
 CHECKPOINT_MINUTES = 0.5
@@ -85,11 +85,15 @@ def train_finalist(config: dict[str, Any], training: Training | None = None) -> 
         images,
         training.recipe,
         folder,
-        start=start,
-        labels={"supernet": str(training.request.supernet)} if start is not None else None,
-        execution=Execution(channels_last=True, checkpoint_minutes=CHECKPOINT_MINUTES, validate_every=1),
-        in_memory=training.resources.in_memory,
-        resume=(folder / STATE).is_file(),
+        knowledge=Knowledge(
+            start=start, start_name={} if start is None else {"supernet": str(training.request.supernet)}
+        ),
+        execution=Execution(
+            in_memory=training.resources.in_memory,
+            channels_last=True,
+            checkpoint_minutes=CHECKPOINT_MINUTES,
+            resume=(folder / STATE).is_file(),
+        ),
         validate=reporter,
     )
     (folder / STATE).unlink(missing_ok=True)

@@ -1,19 +1,18 @@
 """Image folders to batches, each a pure function of seeds and of its number, whatever the number of workers."""
 
-from mvig_nas.image_data.batches import EvaluationImages, TrainingImages
+from mvig_nas.image_data.batches import EvaluationImages, TrainingImages, seeded
 from mvig_nas.image_data.folders import (
     LabelledImages,
     check_classes,
     check_same_classes,
     hold_out,
+    read_parts,
     read_split,
     share,
     subset,
 )
-from mvig_nas.image_data.resize import resized
-from mvig_nas.image_data.seeds import seeded
 from mvig_nas.image_data.splitting import Split, is_split, split_images
-from mvig_nas.image_data.transforms import training_transform
+from mvig_nas.image_data.transforms import resized, training_transform
 from mvig_nas.recipes import Preprocessing
 
 __all__ = [
@@ -26,6 +25,7 @@ __all__ = [
     "check_same_classes",
     "hold_out",
     "is_split",
+    "read_parts",
     "read_split",
     "resized",
     "seeded",

@@ -1,12 +1,17 @@
 """Batches of images: an endless numbered sequence to train on, a fixed one to evaluate on.
 
+Random numbers depend on a key alone, see `seeded`.
 B images a batch, R pixels a side.
 """
 
+import random
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data.folders import LabelledImages
-from mvig_nas.image_data.seeds import generators_kept, reseed, seed_of
 from mvig_nas.image_data.transforms import Transform, evaluation_transform, read_image, training_transform
 from mvig_nas.recipes import Preprocessing
 
@@ -23,6 +27,43 @@ Key = tuple[int, int, int]  # epoch, place in the list of images, copy
 
 # the key parts which keep apart the two uses of one seed
 _ORDER, _AUGMENTATION = 0, 1
+
+
+def seed_of(*key: int) -> int:
+    """63 bits that differ with every part of the key and with the order of the parts."""
+    return int.from_bytes(sha256(repr(key).encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Inside, the global CPU generators of Python, NumPy and torch depend on `key` alone; afterwards, as before.
+
+    For code that draws from the global generators and takes no other: timm's transforms and its Mixup.
+    """
+    with generators_kept():
+        reseed(*key)
+        yield
+
+
+def reseed(*key: int) -> None:
+    """From now on the global CPU generators depend on `key` alone; ten times as fast as `seeded`."""
+    seed = seed_of(*key)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    # torch.manual_seed would reseed the accelerators as well
+    torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Afterwards the global CPU generators are as before."""
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
 
 
 class TrainingImages:

@@ -93,6 +93,19 @@ def read_classes(folder: Path, layout: str) -> LabelledImages:
     return LabelledImages(classes, tuple(paths), tuple(targets), str(folder))
 
 
+def read_parts(data: Path, fraction: float) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+    """Images of a folder to train on, to choose by, and to validate on.
+
+    The images to choose by are the held-out `fraction` of the training images, or the validation images if it is 0.
+
+    Raises:
+        MvigNasError: see `read_split` and `hold_out`; the splits have different classes.
+    """
+    train, val = read_split(data, "train"), read_split(data, "val")
+    check_same_classes(train, val)
+    return (*hold_out(train, fraction), val) if fraction else (train, val, val)
+
+
 def check_same_classes(train: LabelledImages, val: LabelledImages) -> None:
     """Refuse two splits whose class numbers would mean different classes.
 

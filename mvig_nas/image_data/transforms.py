@@ -1,4 +1,4 @@
-"""From an image file to a normalised tensor, with timm's transforms."""
+"""From an image file to a normalised tensor, with timm's transforms, and batches of them at another resolution."""
 
 import struct
 import warnings
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from timm.data import create_transform
 from torch import Tensor
+from torch.nn import functional as F
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.recipes import Preprocessing
@@ -71,6 +72,13 @@ def read_image(path: str) -> Image.Image:
         raise _unreadable(path, "no known format") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise _unreadable(path, repr(getattr(error, "strerror", None) or str(error))) from error
+
+
+def resized(images: Tensor, resolution: int) -> Tensor:
+    """Images (B, 3, R, R) brought to `resolution`, with antialiasing; the same tensor where R is that already."""
+    if images.shape[-1] == resolution:
+        return images
+    return F.interpolate(images, size=(resolution, resolution), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _unreadable(path: str, problem: str) -> MvigNasError:

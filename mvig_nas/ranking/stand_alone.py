@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from mvig_nas.files import claim, save
 from mvig_nas.image_data import EvaluationImages, LabelledImages
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.search_space import SearchSpace
-from mvig_nas.training import Execution, Process, Progress, Recipe, train_alone
+from mvig_nas.training import Execution, Progress, Recipe, train_alone
 from mvig_nas.training.accuracy import top1
 
 RESULT = "result.json"
@@ -64,16 +64,14 @@ class StandAlonePlan:
         val_images: of the validation split, used for nothing else than the top-1 of the trained networks.
         recipe: of every training; its seed is replaced by those of `seeds`.
         seeds: each architecture is trained once with each of them.
-        execution, workers, in_memory: as in `train_alone`.
+        execution: how every training runs; whether to resume follows from what is in its folder.
     """
 
     train_images: LabelledImages
     val_images: LabelledImages
     recipe: Recipe
     seeds: Sequence[int] = (0,)
-    execution: Execution | None = None
-    workers: int = 0
-    in_memory: bool = False
+    execution: Execution = field(default_factory=Execution)
 
 
 def stand_alone(
@@ -81,7 +79,6 @@ def stand_alone(
     plan: StandAlonePlan,
     folder: Path,
     *,
-    process: Process | None = None,
     on_progress: Callable[[int, Progress], None] | None = None,
 ) -> list[StandAlone]:
     """Train every architecture with every seed and measure its top-1 on the validation split.
@@ -92,7 +89,6 @@ def stand_alone(
         architectures: to train.
         plan: how each of them is trained.
         folder: holds a folder for each training.
-        process: as in `train_alone`.
         on_progress: called with the index of the training in the order of the results, and its progress.
 
     Returns:
@@ -115,7 +111,7 @@ def stand_alone(
                 result = _read(own, architecture, seed)
                 if result is None:
                     shown = None if on_progress is None else _at(on_progress, index)
-                    result = _train(architecture, seed, plan, own, process=process, on_progress=shown)
+                    result = _train(architecture, seed, plan, own, shown)
                 found[index] = result
     return [found[index] for index in range(len(jobs))]
 
@@ -129,8 +125,6 @@ def _train(
     seed: int,
     plan: StandAlonePlan,
     folder: Path,
-    *,
-    process: Process | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> StandAlone:
     began = time.monotonic()
@@ -141,14 +135,11 @@ def _train(
         plan.train_images,
         recipe,
         folder,
-        process=process,
-        execution=plan.execution,
-        workers=plan.workers,
-        in_memory=plan.in_memory,
-        resume=state.is_file(),
+        execution=replace(plan.execution, resume=state.is_file()),
         on_progress=on_progress,
     ).network
-    images = EvaluationImages(plan.val_images, recipe.preprocessing, architecture.resolution, workers=plan.workers)
+    workers = plan.execution.workers
+    images = EvaluationImages(plan.val_images, recipe.preprocessing, architecture.resolution, workers=workers)
     accuracy = top1(network, images, architecture.resolution)
     seconds = time.monotonic() - began
     save(folder / "weights.safetensors", to_bytes({name: t.contiguous() for name, t in network.state_dict().items()}))

@@ -1,10 +1,10 @@
 """Recipes: how networks are trained, as values that are read from TOML files and changed by options, without torch."""
 
 from mvig_nas.recipes.execution import Execution
-from mvig_nas.recipes.plan import Distillation, Plan
+from mvig_nas.recipes.plan import Distillation, Plan, Sources, SupernetPlan
 from mvig_nas.recipes.preprocessing import Preprocessing
 from mvig_nas.recipes.recipe import Recipe
-from mvig_nas.recipes.recipe_files import changed, load, load_plan, names, path_of
+from mvig_nas.recipes.recipe_files import changed, changed_plan, load, load_plan, names, path_of
 
 __all__ = [
     "Distillation",
@@ -12,7 +12,10 @@ __all__ = [
     "Plan",
     "Preprocessing",
     "Recipe",
+    "Sources",
+    "SupernetPlan",
     "changed",
+    "changed_plan",
     "load",
     "load_plan",
     "names",

@@ -10,12 +10,23 @@ from mvig_nas.values import about, check
 class Execution:
     """How a training runs, which does not change what it computes, but for rounding by the precision.
 
+    Processes that `torchrun` started share a training; each of them is given the same execution.
+
+    Attributes:
+        stop_after: steps after which the training saves its state and stops, as at a signal; None for the last step.
+        resume: go on from the checkpoint in the training's folder.
+
     Raises:
         MvigNasError: a value is out of range.
     """
 
     TITLE: ClassVar[str] = "Execution"
 
+    torch_device: Annotated[
+        str, about("Device to compute on, as torch names it; auto takes a GPU where there is one.", metavar="NAME")
+    ] = "cpu"
+    workers: Annotated[int, about("Processes that read and augment images; 0 reads them in its own.", ge=0)] = 0
+    in_memory: Annotated[bool, about("Keep decoded images in the memory of each worker.")] = False
     precision: Annotated[
         Literal["float32", "bfloat16", "float16"], about("Floating-point type of the forward passes.")
     ] = "float32"
@@ -27,9 +38,6 @@ class Execution:
         ),
     ] = False
     checkpoint_minutes: Annotated[float, about("Minutes between checkpoints.", ge=0)] = 10.0
-    stop_after: (
-        Annotated[int, about("Steps after which the training saves its state and stops, as at a signal.", ge=1)] | None
-    ) = None
     compiled: Annotated[
         bool,
         about(
@@ -40,6 +48,8 @@ class Execution:
     validate_every: Annotated[
         int, about("Epochs between validations; 0 validates at the end only.", ge=0, metavar="EPOCHS")
     ] = 1
+    stop_after: Annotated[int, about("Steps until the training saves its state and stops.", ge=1)] | None = None
+    resume: bool = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,12 +1,14 @@
-"""A plan: a recipe, and what is learnt from which teacher."""
+"""Plans: what a single network's and a supernet's training does besides its recipe, and which files it begins from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from mvig_nas import values
 from mvig_nas.errors import MvigNasError
 from mvig_nas.recipes.recipe import Recipe
+from mvig_nas.shipped import DEFAULT_DEVICE
 from mvig_nas.values import about, check
 
 
@@ -20,6 +22,8 @@ class Distillation:
     Raises:
         MvigNasError: a value out of range.
     """
+
+    TITLE: ClassVar[str] = "Learning from the teacher"
 
     kind: Annotated[
         Literal["hard", "soft"],
@@ -47,7 +51,12 @@ class Plan:
     """
 
     recipe: Recipe = field(default_factory=Recipe)
-    teacher: str | None = None
+    teacher: (
+        Annotated[
+            str, about("Timm model that the network learns from; `none` for the labels alone.", metavar="NAME|none")
+        ]
+        | None
+    ) = None
     distillation: Distillation = field(default_factory=Distillation)
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,3 +84,97 @@ class Plan:
             teacher,
             values.read(Distillation, distillation, f"{what}, `distillation`"),
         )
+
+
+@dataclass(frozen=True)
+class SupernetPlan:
+    """What is particular to a supernet's training; the rest is the recipe's.
+
+    Raises:
+        MvigNasError: a value is out of range.
+    """
+
+    TITLE: ClassVar[str] = "Sub-networks"
+
+    sampling: Annotated[
+        Literal["sandwich", "uniform"],
+        about("Train the largest, the smallest and random sub-networks in every step, or random ones only."),
+    ] = "sandwich"
+    random_networks: Annotated[int, about("Random sub-networks that are trained in every step.", ge=1)] = 2
+    distillation: (
+        Annotated[
+            Literal["kl", "alpha"],
+            about("Divergence from the largest sub-network's answers that the others learn by; none for the labels."),
+        ]
+        | None
+    ) = "kl"
+    progressive: Annotated[bool, about("Open kernels, then depths, then widths.")] = False
+    latency_range_ms: (
+        Annotated[
+            tuple[float, float],
+            about(
+                "Draw random sub-networks whose predicted latency is in this range, such as 0.8ms 1.2ms.",
+                flags=("--latency-range",),
+                metavar="LOW HIGH",
+                unit="duration",
+            ),
+        ]
+        | None
+    ) = None
+    device: Annotated[
+        str,
+        about(
+            "Phone to predict latency for (see `mvig-nas devices`), or a folder with a fitted predictor.",
+            metavar="NAME|FOLDER",
+        ),
+    ] = DEFAULT_DEVICE
+    teacher: Annotated[str, about("Timm model that teaches the largest sub-network.", metavar="NAME")] | None = None
+    teacher_share: Annotated[
+        float, about("Share of the teacher in the loss of the largest sub-network, from 0 to 1.", ge=0, le=1)
+    ] = 0.5
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a training's teacher and its first weights come from; paths are kept absolute.
+
+    Raises:
+        MvigNasError: the resolution is too low, or two kinds of first weights are given.
+    """
+
+    TITLE: ClassVar[str] = "Files"
+
+    teacher_checkpoint: (
+        Annotated[Path, about("Weights of the teacher; timm downloads them if this is not given.", metavar="FILE")]
+        | None
+    ) = None
+    teacher_resolution: (
+        Annotated[
+            int, about("Side in pixels at which the teacher sees the images; its own if this is not given.", ge=32)
+        ]
+        | None
+    ) = None
+    teacher_cache: (
+        Annotated[
+            Path,
+            about(
+                "Folder where the teacher's answers are kept for other trainings of the same recipe.", metavar="FOLDER"
+            ),
+        ]
+        | None
+    ) = None
+    from_supernet: Annotated[Path, about("Supernet whose weights the network begins with.", metavar="PATH")] | None = (
+        None
+    )
+    from_model: Annotated[Path, about("Folder of the trained model that the network begins with.")] | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in ("teacher_checkpoint", "teacher_cache", "from_supernet", "from_model"):
+            path = getattr(self, name)
+            object.__setattr__(self, name, None if path is None else path.resolve())
+        if self.from_supernet is not None and self.from_model is not None:
+            raise MvigNasError("the first weights must be a supernet's or a model's, got both; leave one out.")

@@ -1,7 +1,7 @@
 """Recipe: what a training does, so that equal recipes on equal images give equal weights."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.recipes.preprocessing import Preprocessing
@@ -15,6 +15,8 @@ class Recipe:
     Raises:
         MvigNasError: a value is out of range, or does not fit another one.
     """
+
+    TITLE: ClassVar[str] = "Training recipe"
 
     epochs: Annotated[int, about("Passes over the training images.", ge=1)] = 100
     batch_size: Annotated[int, about("Images in an optimiser step, over all processes together.", ge=2)] = 256

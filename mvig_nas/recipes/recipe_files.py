@@ -67,18 +67,27 @@ def load_plan(
     path = path_of(name)
     data = _read(path)
     Plan.from_dict(data, str(path))
-    table = {**data.pop("distillation", {}), **(distillation or {})}
+    return changed_plan(data, changes or {}, distillation or {})
+
+
+def changed_plan(data: Mapping[str, Any], changes: Mapping[str, Any], distillation: Mapping[str, Any]) -> Plan:
+    """The plan of plain data, such as `Plan.to_dict` gives, with some entries changed as in `load_plan`.
+
+    Raises:
+        MvigNasError: an unknown entry, or a value out of range.
+    """
+    recipe = {name: entry for name, entry in data.items() if name != "distillation"}
+    table = {**data.get("distillation", {}), **distillation}
     if table.get("teacher") == "none":
         table["teacher"] = None
-    recipe = changed(data, changes or {})
-    return Plan.from_dict({**values.plain(recipe), "distillation": table}, "the training plan")
+    return Plan.from_dict({**values.plain(changed(recipe, changes)), "distillation": table}, "the training plan")
 
 
 def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
     """The recipe of plain data, with the entries of `changes` in place of its own; they may be nested.
 
-    A micro-batch that the data does not state follows a changed batch size. A `clip` of 0 is no clipping, and a
-    `rand_augment` of `none` no RandAugment.
+    A micro-batch that is the whole batch, or that the data does not state, follows a changed batch size. A `clip` of 0
+    is no clipping, and a `rand_augment` of `none` no RandAugment.
 
     Raises:
         MvigNasError: an unknown entry, or a value out of range.
@@ -87,6 +96,8 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
     if images.get("rand_augment") == "none":
         images["rand_augment"] = None
     merged = {**data, **changes, "preprocessing": images}
+    if "micro_batch_size" not in changes and data.get("micro_batch_size") == data.get("batch_size"):
+        merged.pop("micro_batch_size", None)
     if merged.get("clip") == 0:
         merged["clip"] = None
     return values.read(Recipe, merged, "the training recipe")

@@ -173,6 +173,19 @@ def accuracies(
     return {name: tally.accuracy for name, tally in tallies.items()}
 
 
+def accuracies_on(
+    network: MobileViG,
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    *,
+    workers: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Accuracy]:
+    """`accuracies` on image files, at the network's own resolution; `workers` processes read them."""
+    resolution = network.architecture.resolution
+    return accuracies(network, EvaluationImages(images, preprocessing, resolution, workers=workers), resolution, dtype)
+
+
 def shares(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
     """Accuracies as plain values."""
     return {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()}

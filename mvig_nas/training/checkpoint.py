@@ -55,29 +55,3 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     if schema != SCHEMA:
         raise MvigNasError(f"a checkpoint's schema must be {SCHEMA}, got {schema!r} in {path}; upgrade mvig-nas.")
     return dict(values)
-
-
-def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> None:
-    """That a run goes on with what it began with.
-
-    Raises:
-        MvigNasError: an entry differs; the message names the first.
-    """
-    for key in {**saved, **now}:
-        before, after = saved.get(key), now.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            check_same(before, after, f"{where}{key}.")
-        elif _plain(before) != _plain(after):
-            raise MvigNasError(
-                f"a training must go on as it began, but `{where}{key}` was {_short(before)} and is {_short(after)} "
-                "now; give the same, or start anew in another folder."
-            )
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -68,6 +68,18 @@ class Process:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
+    def require_equal_shares(self, micro_batches: int) -> None:
+        """That the micro-batches of a step divide among the processes.
+
+        Raises:
+            MvigNasError: they do not.
+        """
+        if micro_batches % self.world_size:
+            raise MvigNasError(
+                f"a step's {micro_batches} micro-batches must divide among {self.world_size} processes; set "
+                "--micro-batch-size to the images that one process takes at a time."
+            )
+
     def sum_gradients(self, model: nn.Module) -> None:
         """Every gradient becomes its sum over the processes; all must have the same ones."""
         if self.world_size == 1:

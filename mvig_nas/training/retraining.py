@@ -1,28 +1,178 @@
-"""Training one architecture by itself."""
+"""Retraining: one architecture is trained by itself, from images to a model's folder."""
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from mvig_nas import run_folder
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, seeded
+from mvig_nas.image_data import LabelledImages, read_parts, seeded
 from mvig_nas.network import MobileViG, build
-from mvig_nas.recipes import Distillation, Execution, Recipe
-from mvig_nas.training.classification_step import AskTeacher, ClassificationStep
+from mvig_nas.recipes import Distillation, Execution, Plan, Recipe, Sources
+from mvig_nas.supernet import load_supernet
+from mvig_nas.training.accuracy import Accuracy, accuracies_on, shares
+from mvig_nas.training.checkpoint import FILE
+from mvig_nas.training.model_folder import SUBFOLDER, TrainedModel, read_model, write_model
 from mvig_nas.training.process import Process
-from mvig_nas.training.step import Validate, images_of, steps_of
-from mvig_nas.training.teacher import Teacher
-from mvig_nas.training.teacher_cache import TeacherCache
+from mvig_nas.training.steps import AskTeacher, ClassificationStep, Validate, images_of, steps_of
+from mvig_nas.training.teacher import Teacher, TeacherCache, teacher_of
 from mvig_nas.training.training_log import Progress
 from mvig_nas.training.training_loop import train
+from mvig_nas.training.validation import Validation
 
+COMMAND = "retrain"
+LAST = "last"  # in a run's folder: weights of the last step, where the model's are an average
 _WEIGHTS_SEED = 3
 _CLASSIFIERS = ("head.", "head_dist.")
+
+
+@dataclass(frozen=True)
+class RetrainRequest:
+    """What `retrain` is asked for; it is kept in the run's `run.json`.
+
+    Attributes:
+        architecture: the network's, with the resolution that it is trained at.
+        data: folder with train/CLASS/*.jpg and val/CLASS/*.jpg; kept absolute.
+        plan: recipe, teacher and distillation.
+        sources: where the teacher's and the first weights come from.
+        execution: how the training runs.
+    """
+
+    architecture: Architecture
+    data: Path
+    plan: Plan = field(default_factory=Plan)
+    sources: Sources = field(default_factory=Sources)
+    execution: Execution = field(default_factory=Execution)
+
+    MAY_DIFFER: ClassVar = ("data", "execution")  # in a resumed run
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", Path(self.data).absolute())
+
+
+@dataclass(frozen=True, eq=False)
+class Retrained:
+    """What `retrain` left.
+
+    Attributes:
+        network: with the weights of the model's folder.
+        accuracy: on the validation images, of each classifier and as the network answers (`mean`).
+        model: the model's folder.
+        seconds: that this run took.
+    """
+
+    network: MobileViG
+    accuracy: Mapping[str, Accuracy]
+    model: Path
+    seconds: float
+
+
+def retrain(
+    request: RetrainRequest, folder: Path, *, on_progress: Callable[[Progress], None] | None = None
+) -> Retrained:
+    """Train a network for good and write `model`, `best` and perhaps `last` into the run's folder.
+
+    Args:
+        request: what to train, on what and how; with `execution.resume`, what the run began with.
+        folder: of the run; what fails before the training has begun leaves nothing there.
+        on_progress: called in the first process after every step, validation and rollback.
+
+    Raises:
+        MvigNasError: `folder` holds a run that is not to be resumed, or another one; images, a teacher or weights
+            cannot be read or do not fit; see also `train`.
+        StopTraining: a signal asked to stop; the state is saved.
+    """
+    began = time.monotonic()
+    plan, sources, execution = request.plan, request.sources, request.execution
+    goes_on = run_folder.inspected(folder, COMMAND, request, execution.resume, FILE)
+    images, chosen_by, val_images = read_parts(request.data, plan.recipe.hold_out)
+    start, start_name = _start(sources, request.architecture, images.classes)
+    process = Process.start(execution.torch_device)
+    try:
+        teacher = teacher_of(plan, sources, images.classes, plan.recipe.preprocessing, process.device)
+        about = {
+            "plan": plan.to_dict(),
+            "teacher": None if teacher is None else teacher.to_dict(),
+            "start": start_name,
+            "images": images.digest,
+        }
+        validation = Validation(
+            chosen_by, plan.recipe.preprocessing, folder, about, process=process, workers=execution.workers
+        )
+        with run_folder.entered(folder, COMMAND, request, execution.resume, FILE):
+            trained = train_alone(
+                request.architecture,
+                images,
+                plan.recipe,
+                folder,
+                knowledge=Knowledge(teacher, plan.distillation, sources.teacher_cache, start, start_name),
+                validate=validation,
+                execution=replace(execution, resume=goes_on),
+                on_progress=on_progress,
+            )
+    finally:
+        process.leave()
+    found = validation.found
+    model = folder / SUBFOLDER
+    if process.is_first:
+        images_as = plan.recipe.preprocessing
+        if chosen_by is not val_images:
+            found = accuracies_on(trained.network, val_images, images_as, workers=execution.workers)
+        about_model = about | {"accuracy": shares(found)}
+        write_model(model, TrainedModel(trained.network, images.classes, images_as, about_model))
+        if trained.last is not trained.network:
+            write_model(folder / LAST, TrainedModel(trained.last, images.classes, images_as, about))
+    return Retrained(trained.network, found, model, time.monotonic() - began)
+
+
+def _start(
+    sources: Sources, architecture: Architecture, classes: tuple[str, ...]
+) -> tuple[Mapping[str, Tensor] | None, dict[str, str]]:
+    """The first weights, and plain values that name them.
+
+    They are a model's, without its classifiers where the classes are others, or those of a supernet's sub-network.
+    """
+    if sources.from_model is not None:
+        model = read_model(sources.from_model)
+        weights = model.network.state_dict()
+        if model.classes != classes:
+            weights = {name: each for name, each in weights.items() if not name.startswith(_CLASSIFIERS)}
+        return weights, {"model": str(sources.from_model)}
+    if sources.from_supernet is None:
+        return None, {}
+    trained = load_supernet(sources.from_supernet)
+    if trained.classes != classes:
+        raise MvigNasError(
+            f"a supernet to start from must know the images' classes, got {len(trained.classes)} others in "
+            f"{sources.from_supernet}; train one on these images, or start afresh."
+        )
+    return trained.supernet.extract(architecture).state_dict(), {"supernet": str(sources.from_supernet)}
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What a network is given besides images: a teacher to learn from, and weights to begin with.
+
+    Attributes:
+        teacher: the network learns from its logits; None for the labels alone.
+        distillation: what is learnt from the teacher.
+        teacher_cache: folder where the teacher's answers are kept for other trainings; see `TeacherCache`.
+        start: a network's weights to begin with, such as a supernet's slices; None for fresh ones. A second classifier
+            that is missing there is a copy of the first; where both are missing, they begin afresh.
+        start_name: plain values that name `start`, so that a resumed training is the same.
+    """
+
+    teacher: Teacher | None = None
+    distillation: Distillation = field(default_factory=Distillation)
+    teacher_cache: Path | None = None
+    start: Mapping[str, Tensor] | None = None
+    start_name: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,39 +194,27 @@ def train_alone(
     recipe: Recipe,
     folder: Path,
     *,
-    teacher: Teacher | None = None,
-    distillation: Distillation | None = None,
-    teacher_cache: Path | None = None,
-    start: Mapping[str, Tensor] | None = None,
-    labels: Mapping[str, Any] | None = None,
-    process: Process | None = None,
-    execution: Execution | None = None,
-    workers: int = 0,
-    in_memory: bool = False,
-    resume: bool = False,
+    knowledge: Knowledge | None = None,
     validate: Validate | None = None,
+    execution: Execution | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Train an architecture on images of its own resolution; other options as in `training.train`.
+    """Train an architecture on images of its own resolution.
 
     Args:
         architecture: the network's; one with a teacher has a second classifier, which learns from it.
         images: to train on.
         recipe: what to do.
         folder: of the checkpoint and the log.
-        teacher: its logits are learnt from; None for the labels alone.
-        distillation: what is learnt from the teacher.
-        teacher_cache: folder where its answers are kept for other trainings; see `TeacherCache`.
-        start: a network's weights to begin with, such as a supernet's slices, in place of fresh ones. A second
-            classifier that is missing there is a copy of the first; where both are, they begin afresh.
-        labels: plain values that name `start`, so that a resumed training is the same.
-        workers, in_memory: as in `training.images_of`.
+        knowledge: a teacher, and weights to begin with.
+        validate, execution, on_progress: as in `train`.
 
     Raises:
-        MvigNasError: see `training.train`; `start` holds other weights than the network's.
+        MvigNasError: see `train`; the weights to begin with are of another network.
     """
-    distillation = None if teacher is None else distillation or Distillation()
-    stream = images_of(images, recipe, architecture.resolution, workers=workers, in_memory=in_memory)
+    knowledge, execution = knowledge or Knowledge(), execution or Execution()
+    teacher, distillation = knowledge.teacher, knowledge.distillation
+    stream = images_of(images, recipe, architecture.resolution, execution)
     with seeded(recipe.seed, _WEIGHTS_SEED):
         network = build(
             architecture,
@@ -84,20 +222,17 @@ def train_alone(
             distillation=teacher is not None,
             layer_scale_init=recipe.layer_scale_init,
         )
-    if start is not None:
-        _start_from(network, start)
+    if knowledge.start is not None:
+        _start_from(network, knowledge.start)
     identity: dict[str, Any] = {"architecture": architecture.to_dict()}
-    if teacher is not None and distillation is not None:
-        identity |= {"teacher": teacher.to_dict(), "distillation": asdict(distillation)}
-    if labels:
-        identity["labels"] = dict(labels)
     ask: AskTeacher | None = None
-    if teacher is not None and distillation is not None:
+    if teacher is not None:
+        identity |= {"teacher": teacher.to_dict(), "distillation": asdict(distillation)}
         ask = _without_number(teacher)
-        if teacher_cache is not None:
+        if knowledge.teacher_cache is not None:
             ask = TeacherCache(
                 teacher,
-                teacher_cache,
+                knowledge.teacher_cache,
                 stream=stream,
                 recipe=recipe,
                 resolution=architecture.resolution,
@@ -105,15 +240,15 @@ def train_alone(
                 distillation=distillation,
             )
             identity["teacher_cache"] = True  # its answers are rounded
+    if knowledge.start_name:
+        identity["labels"] = dict(knowledge.start_name)
     outcome = train(
         ClassificationStep(network, recipe.label_smoothing, ask, distillation),
         stream,
         recipe,
         folder,
         identity=identity,
-        process=process,
         execution=execution,
-        resume=resume,
         validate=validate,
         on_progress=on_progress,
     )

@@ -1,43 +1,93 @@
-"""Training a supernet from images to its file."""
+"""Training a supernet, from images to its file."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+from mvig_nas import run_folder
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, seeded
-from mvig_nas.recipes import Execution, Recipe
+from mvig_nas.image_data import LabelledImages, read_parts, seeded
+from mvig_nas.latency import ArchitectureLatency
+from mvig_nas.recipes import Execution, Recipe, Sources, SupernetPlan
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, Supernet, save_supernet
+from mvig_nas.training import checkpoint
 from mvig_nas.training.process import Process
-from mvig_nas.training.step import images_of
+from mvig_nas.training.steps import SupernetStep, images_of
 from mvig_nas.training.subnetwork_sampling import LatencyRange, Sampling
-from mvig_nas.training.supernet_step import SupernetStep, Teacher
+from mvig_nas.training.teacher import Teacher, teacher_of
 from mvig_nas.training.training_log import Progress
 from mvig_nas.training.training_loop import Outcome, train
 from mvig_nas.values import plain
 
+COMMAND = "supernet train"
 _WEIGHTS_SEED = 3
+# what names a plan in checkpoints and in a supernet's file; the rest is in `labels`
+_OF_PLAN = ("sampling", "random_networks", "distillation", "progressive", "teacher_share")
 
 
 @dataclass(frozen=True)
-class SupernetPlan:
-    """What is particular to a supernet's training; the rest is the recipe's.
+class SupernetRequest:
+    """What a supernet's training is asked for; it is kept in the run's `run.json`.
 
-    Args:
-        sampling: `sandwich` or `uniform`, see `Sampling`.
-        random_networks: drawn in every step, besides the largest and the smallest.
-        distillation: `kl` or `alpha`, in-place from the largest; None to learn from the labels.
-        progressive: open kernels, depths and widths one after another.
-        teacher_share: of the teacher, where there is one, in the largest network's loss.
+    Attributes:
+        space: whose architectures the supernet is to hold.
+        data: folder with train/CLASS/*.jpg and val/CLASS/*.jpg; kept absolute.
+        recipe: optimiser, schedule, augmentation.
+        plan: sub-networks of a step and what they learn from.
+        sources: where the teacher's weights come from.
+        execution: how the training runs.
     """
 
-    sampling: str = "sandwich"
-    random_networks: int = 2
-    distillation: str | None = "kl"
-    progressive: bool = False
-    teacher_share: float = 0.5
+    space: SearchSpace
+    data: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    plan: SupernetPlan = field(default_factory=SupernetPlan)
+    sources: Sources = field(default_factory=Sources)
+    execution: Execution = field(default_factory=Execution)
+
+    MAY_DIFFER: ClassVar = ("data", "execution")  # in a resumed run
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", Path(self.data).absolute())
+
+
+def run_supernet_training(
+    request: SupernetRequest, folder: Path, *, on_progress: Callable[[Progress], None] | None = None
+) -> Outcome:
+    """Train a supernet on the training images, less those held out for choosing sub-networks later.
+
+    Args:
+        request: what to train, on what and how; with `execution.resume`, what the run began with.
+        folder: of the run; what fails before the training has begun leaves nothing there.
+        on_progress: called in the first process after every step and rollback.
+
+    Raises:
+        MvigNasError: `folder` holds a run that is not to be resumed, or another one; images or a teacher cannot be
+            read or do not fit; see also `train`.
+        StopTraining: a signal asked to stop; the state is saved.
+    """
+    plan, resume = request.plan, request.execution.resume
+    goes_on = run_folder.inspected(folder, COMMAND, request, resume, checkpoint.FILE)
+    # The validation split is for the networks that come of it; that it is missing had better be known before.
+    images, _, _ = read_parts(request.data, request.recipe.hold_out)
+    process = Process.start(request.execution.torch_device)
+    try:
+        teacher = teacher_of(plan, request.sources, images.classes, request.recipe.preprocessing, process.device)
+        with run_folder.entered(folder, COMMAND, request, resume, checkpoint.FILE):
+            return train_supernet(
+                request.space,
+                images,
+                request.recipe,
+                folder,
+                plan=plan,
+                teacher=teacher,
+                execution=replace(request.execution, resume=goes_on),
+                on_progress=on_progress,
+            )
+    finally:
+        process.leave()
 
 
 def train_supernet(
@@ -47,14 +97,8 @@ def train_supernet(
     folder: Path,
     *,
     plan: SupernetPlan | None = None,
-    latency_range: LatencyRange | None = None,
     teacher: Teacher | None = None,
-    labels: Mapping[str, Any] | None = None,
-    process: Process | None = None,
     execution: Execution | None = None,
-    workers: int = 0,
-    in_memory: bool = False,
-    resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Train a supernet of `space` and write `supernet.safetensors` into `folder`.
@@ -63,24 +107,27 @@ def train_supernet(
         space: whose architectures it is to hold.
         images: to train on; what is held out must not be among them.
         recipe: optimiser, schedule, augmentation.
-        folder: of the run.
+        folder: of the checkpoint, the log and the supernet.
         plan: sub-networks of a step and what they learn from.
-        latency_range: that random sub-networks are drawn from.
-        teacher: of the largest network.
-        labels: plain values that name `latency_range` and `teacher`, as they are not part of the plan.
-        process, execution, resume, on_progress: as in `training.train`.
-        workers: processes that read images.
-        in_memory: keep decoded images in memory.
+        teacher: of the largest network, besides the labels.
+        execution, on_progress: as in `train`.
 
     Raises:
-        MvigNasError: see `training.train`; also where `folder` holds a supernet and `resume` is not set.
+        MvigNasError: see `train`; also where `folder` holds a supernet that is not to be resumed.
     """
-    if not resume and (folder / FILE).exists():
+    plan, execution = plan or SupernetPlan(), execution or Execution()
+    if not execution.resume and (folder / FILE).exists():
         raise MvigNasError(f"{folder} holds a trained supernet already; take another folder.")
-    plan = plan or SupernetPlan()
-    stream = images_of(images, recipe, space.largest.resolution, workers=workers, in_memory=in_memory)
+    stream = images_of(images, recipe, space.largest.resolution, execution)
     with seeded(recipe.seed, _WEIGHTS_SEED):
         supernet = Supernet(space, len(images.classes), layer_scale_init=recipe.layer_scale_init)
+    labels: dict[str, Any] = {}
+    latency_range = None
+    if plan.latency_range_ms is not None:
+        latency_range = LatencyRange(ArchitectureLatency.load(plan.device), *plan.latency_range_ms)
+        labels |= {"latency_range_ms": list(plan.latency_range_ms), "device": plan.device}
+    if teacher is not None:
+        labels["teacher"] = teacher.to_dict()
     sampling = Sampling(
         space, plan.sampling, plan.random_networks, latency_range, progressive=plan.progressive, seed=recipe.seed
     )
@@ -92,20 +139,17 @@ def train_supernet(
         teacher=teacher,
         teacher_share=plan.teacher_share,
     )
-    about = {"plan": asdict(plan), "labels": dict(labels or {})}
+    about = {"plan": {name: getattr(plan, name) for name in _OF_PLAN}, "labels": labels}
     outcome = train(
         step,
         stream,
         recipe,
         folder,
         identity={"space": space.to_dict(), **about},
-        process=process,
         execution=execution,
-        resume=resume,
         on_progress=on_progress,
     )
-    if process is None or process.is_first:
-        trained = cast(Supernet, outcome.model)
+    if Process.start(execution.torch_device).is_first:
         training = {"recipe": plain(recipe), "images": images.digest, **about}
-        save_supernet(folder / FILE, trained, images.classes, training)
+        save_supernet(folder / FILE, cast(Supernet, outcome.model), images.classes, training)
     return outcome

@@ -1,14 +1,23 @@
-"""The external teacher of distillation: a trained network of timm's, asked in our preprocessing and our classes."""
+"""The external teacher of distillation: a trained network of timm's, asked in our preprocessing and our classes.
 
+A `TeacherCache` keeps its answers on disk, so that it is asked once for each micro-batch, whatever is trained on it
+afterwards. Which images a micro-batch holds, how they are augmented and mixed depends on the recipe and the
+micro-batch's number alone, so answers can be kept (fast distillation, TinyViT, arXiv 2207.10666, which stores the seeds
+of the augmentation instead). Networks of one resolution, images, recipe and teacher share a cache.
+"""
+
+import hashlib
+import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
@@ -19,12 +28,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvig_nas.errors import MvigNasError, closest
-from mvig_nas.image_data import Preprocessing, seeded
+from mvig_nas.image_data import Preprocessing, TrainingImages, seeded
+from mvig_nas.recipes import Distillation, Plan, Recipe, Sources, SupernetPlan
+from mvig_nas.values import plain
 
 _IMAGENET_CLASSES = 1000
 _WORDNET_ID = re.compile(r"n\d{8}")
 # names that training scripts put the weights under; the averaged ones first
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+ANSWERS, PRESENT, ABOUT = "answers.bin", "present.bin", "about.json"
+# what of a recipe makes the images; all else may differ
+_OF_IMAGES = (
+    "batch_size",
+    "micro_batch_size",
+    "mixup",
+    "cutmix",
+    "label_smoothing",
+    "repeats",
+    "seed",
+    "preprocessing",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +78,7 @@ class Teacher:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits over the weights."""
-        hashed = sha256()
+        hashed = hashlib.sha256()
         for name, tensor in self.network.state_dict().items():
             hashed.update(name.encode())
             hashed.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -64,6 +87,83 @@ class Teacher:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that tell this teacher from another, for the record of a training."""
         return {"name": self.name, "size": list(self.size), "digest": self.digest}
+
+
+class TeacherCache:
+    """Answers of `teacher`, from disk where they are: logits in fp16 for `soft`, classes for `hard` distillation.
+
+    What is returned is what is stored, so that a training is the same whether the cache was full or empty. Several
+    processes may use it at once.
+
+    Args:
+        teacher: asked for what is missing.
+        folder: holds a folder for each combination of teacher, images, recipe and resolution.
+        stream: the training's images.
+        recipe: the training's.
+        resolution: side in pixels of the images.
+        micro_batches: of the whole training.
+        distillation: what is learnt from the answers.
+
+    Raises:
+        MvigNasError: the folder cannot be written, or has too little room for the whole training.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        folder: Path,
+        *,
+        stream: TrainingImages,
+        recipe: Recipe,
+        resolution: int,
+        micro_batches: int,
+        distillation: Distillation,
+    ) -> None:
+        self._ask: Callable[[Tensor], Tensor] = teacher
+        self._classes = len(stream.images.classes)
+        self._is_hard = distillation.kind == "hard"
+        entries = plain(recipe)
+        about = {
+            "teacher": teacher.to_dict(),
+            "images": stream.images.digest,
+            "resolution": resolution,
+            "kept": "classes" if self._is_hard else "logits",
+            "recipe": {name: entries[name] for name in _OF_IMAGES},
+        }
+        text = json.dumps(about, indent=1, sort_keys=True)
+        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        dtype = np.dtype(np.int32 if self._is_hard else np.float16)
+        shape = (stream.batch_size,) if self._is_hard else (stream.batch_size, self._classes)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ABOUT).write_text(text + "\n")
+            needed = micro_batches * int(np.prod(shape)) * dtype.itemsize
+            path = self.folder / ANSWERS
+            lacking = needed - (path.stat().st_blocks * 512 if path.exists() else 0)
+            free = shutil.disk_usage(self.folder).free
+            if lacking > free:
+                raise MvigNasError(
+                    f"the teacher's answers need room, {needed / 1e9:.3g} GB for the whole training, got "
+                    f"{free / 1e9:.3g} GB at {folder}; make room, learn classes only (hard), or leave the cache out."
+                )
+            _grow(path, needed)
+            _grow(self.folder / PRESENT, micro_batches)
+            self._answers = np.memmap(path, dtype, "r+", shape=(micro_batches, *shape))
+            self._present = np.memmap(self.folder / PRESENT, np.uint8, "r+", shape=(micro_batches,))
+        except OSError as error:
+            raise MvigNasError(
+                f"the teacher's answers must be writable, got {error.strerror!r} at {folder}; take another folder."
+            ) from error
+
+    def __call__(self, images: Tensor, number: int) -> Tensor:
+        """Logits (B, classes) for micro-batch `number` of the training; of `hard` answers 1 for the class, else 0."""
+        if not self._present[number]:
+            logits = self._ask(images).float()
+            kept = logits.argmax(dim=1).int() if self._is_hard else logits.half()
+            self._answers[number] = kept.cpu().numpy()
+            self._present[number] = 1
+        stored = torch.from_numpy(np.array(self._answers[number])).to(images.device)
+        return F.one_hot(stored.long(), self._classes).float() if self._is_hard else stored.float()
 
 
 def load_teacher(
@@ -111,6 +211,26 @@ def load_teacher(
         scale=scale.view(3, 1, 1).to(device, torch.float32),
         shift=shift.view(3, 1, 1).to(device, torch.float32),
         columns=None if columns is None else torch.tensor(columns, device=device),
+    )
+
+
+def teacher_of(
+    plan: Plan | SupernetPlan,
+    sources: Sources,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> Teacher | None:
+    """The teacher that a plan names, as in `load_teacher`; None where it names none."""
+    if plan.teacher is None:
+        return None
+    return load_teacher(
+        plan.teacher,
+        classes,
+        preprocessing,
+        checkpoint=sources.teacher_checkpoint,
+        resolution=sources.teacher_resolution,
+        device=device,
     )
 
 
@@ -201,15 +321,15 @@ def _outputs(
 
 
 def _columns(name: str, outputs: int, classes: Sequence[str], *, is_ours: bool) -> list[int] | None:
-    """For each class its place among the teacher's logits; None where they are ours already."""
+    """For each class its index among the teacher's logits; None where they are ours already."""
     if outputs == _IMAGENET_CLASSES:
-        place = {synset: number for number, synset in enumerate(ImageNetInfo().label_names())}
-        if all(class_name in place for class_name in classes):
-            return [place[class_name] for class_name in classes]
+        indices = {synset: index for index, synset in enumerate(ImageNetInfo().label_names())}
+        if all(class_name in indices for class_name in classes):
+            return [indices[class_name] for class_name in classes]
     if is_ours and outputs == len(classes):
         return None
     if outputs == _IMAGENET_CLASSES:
-        other = next(class_name for class_name in classes if class_name not in place)
+        other = next(class_name for class_name in classes if class_name not in indices)
         what = "no class of ImageNet-1k" if _WORDNET_ID.fullmatch(other) else "no WordNet id such as n01440764"
         found = f"{outputs} of ImageNet-1k, and {other!r} is {what}"
     else:
@@ -229,3 +349,10 @@ def _other_weights(name: str, checkpoint: Path, what: str) -> MvigNasError:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _grow(path: Path, size: int) -> None:
+    """At least so large, with zeros that take no room on most file systems."""
+    with path.open("ab") as file:
+        if file.tell() < size:
+            file.truncate(size)

@@ -21,22 +21,23 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError
+from mvig_nas.files import make_folder
 from mvig_nas.image_data import TrainingImages, seeded
 from mvig_nas.recipes import Execution, Recipe
+from mvig_nas.run_folder import require_same
 from mvig_nas.training.checkpoint import (
     FILE,
-    check_same,
     read_checkpoint,
     remove_unfinished,
     write_checkpoint,
 )
 from mvig_nas.training.guard import Guard, Rollback
 from mvig_nas.training.process import Process, freed_memory_kept, stop_requests
-from mvig_nas.training.step import Step, Validate, steps_of
+from mvig_nas.training.steps import Step, Validate, steps_of
 from mvig_nas.training.training_log import VALIDATION, Log, Progress
 from mvig_nas.values import plain
 
-PRECISIONS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ROLLBACKS = 5  # to one checkpoint, then the run is given up
 _SHOWN = 20  # steps between rows of the log
 _WARMUP_RATE = 1e-6
@@ -68,9 +69,7 @@ def train(
     folder: Path,
     *,
     identity: Mapping[str, Any],
-    process: Process | None = None,
     execution: Execution | None = None,
-    resume: bool = False,
     validate: Validate | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
@@ -82,37 +81,28 @@ def train(
         recipe: what to do.
         folder: of the checkpoint and the log.
         identity: plain values that name what is trained; a resumed training must have the same.
-        process: this process among several.
-        execution: how to do it.
-        resume: go on from the checkpoint in `folder`.
+        execution: how to do it, and whether to go on from the checkpoint in `folder`.
         validate: called in every process at the end, and before that every `execution.validate_every` epochs.
         on_progress: called in the first process after every step, validation and rollback.
 
     Raises:
-        MvigNasError: `folder` holds a training and `resume` is not set; it is not the same training; the loss diverges
-            again and again; an image is damaged; the disk is full.
+        MvigNasError: `folder` holds a training that is not to be resumed; it is not the same training; the loss
+            diverges again and again; an image is damaged; the disk is full.
         StopTraining: a signal asked to stop; the state is saved.
     """
-    process = process or Process(torch.device("cpu"))
-    if recipe.micro_batches % process.world_size:
-        raise MvigNasError(
-            f"a step's {recipe.micro_batches} micro-batches must divide among {process.world_size} processes; set "
-            "--micro-batch-size to the images that one process takes at a time."
-        )
     run = _Run(
         step,
         images,
         recipe,
         folder,
         identity=identity,
-        process=process,
         execution=execution or Execution(),
         validate=validate,
         on_progress=on_progress,
     )
-    on_cpu = process.device.type == "cpu"
+    on_cpu = run.process.device.type == "cpu"
     with stop_requests() as stopped, freed_memory_kept() if on_cpu else contextlib.nullcontext():
-        return run(resume, stopped)
+        return run(stopped)
 
 
 class _Run:
@@ -124,14 +114,14 @@ class _Run:
         folder: Path,
         *,
         identity: Mapping[str, Any],
-        process: Process,
         execution: Execution,
         validate: Validate | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.validate = validate
         self.take_step, self.images, self.recipe, self.folder = step, images, recipe, folder
-        self.process, self.execution, self.on_progress = process, execution, on_progress
+        self.execution, self.validate, self.on_progress = execution, validate, on_progress
+        self.process = process = Process.start(execution.torch_device)
+        process.require_equal_shares(recipe.micro_batches)
         self.identity = {"recipe": plain(recipe), "images": images.images.digest, **identity}
         self.steps = steps_of(images, recipe)
         self.model = step.model.to(process.device)
@@ -148,7 +138,7 @@ class _Run:
         )
         dtype = PRECISIONS[execution.precision]
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=dtype is torch.float16)
-        self.autocast = torch.autocast(process.device.type, dtype=dtype, enabled=dtype is not None)
+        self.autocast = torch.autocast(process.device.type, dtype=dtype, enabled=dtype is not torch.float32)
         self.average = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self.mixup = _mixup(recipe, len(images.images.classes))
         self.guard = Guard()
@@ -160,9 +150,9 @@ class _Run:
         self.summed = 0
         self.saved, self.saved_at = -1, 0.0  # step and time of the last checkpoint
 
-    def __call__(self, resume: bool, stopped: Callable[[], bool]) -> Outcome:
+    def __call__(self, stopped: Callable[[], bool]) -> Outcome:
         began = time.monotonic()
-        if resume:
+        if self.execution.resume:
             self._restore(read_checkpoint(self.folder))
         else:
             self._begin()
@@ -331,12 +321,7 @@ class _Run:
             )
         self.process.wait()
         if self.process.is_first:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise MvigNasError(
-                    f"{self.folder} must be a folder that can be made, got {error.strerror!r}; choose another folder."
-                ) from error
+            make_folder(self.folder)
         self._save()
 
     def _save(self) -> None:
@@ -372,7 +357,7 @@ class _Run:
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        check_same(saved["identity"], self.identity)
+        require_same(saved["identity"], self.identity)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])

@@ -12,7 +12,7 @@ from mvig_nas.network import MobileViG
 from mvig_nas.training.accuracy import Accuracy, accuracies, shares
 from mvig_nas.training.model_folder import CONFIG, TrainedModel, read_model, write_model
 from mvig_nas.training.process import Process
-from mvig_nas.training.step import Validated
+from mvig_nas.training.steps import Validated
 
 _BEST = "best"  # in a training's folder
 

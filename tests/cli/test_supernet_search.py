@@ -301,7 +301,13 @@ def test_train_search_and_rank_by_command(
     out = tmp_path / "supernet"
     assert mvig_nas(*train_command(data, space_file, out, "--learning-rate", "0.005"), monkeypatch=monkeypatch) == 0
     assert "Next: mvig-nas search" in capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {"log.csv", "state.pt", "supernet.safetensors", "tensorboard"}
+    assert {path.name for path in out.iterdir()} == {
+        "log.csv",
+        "run.json",
+        "state.pt",
+        "supernet.safetensors",
+        "tensorboard",
+    }
     training = load_supernet(out).training
     assert training["recipe"]["learning_rate"] == 0.005
     assert training["recipe"]["hold_out"] == recipes.load("small").hold_out
@@ -348,11 +354,11 @@ def test_a_training_is_resumed_by_its_folder_alone(
     with monkeypatch.context() as patch:
         patch.setattr(SupernetStep, "__call__", interrupted)
         assert mvig_nas(*train_command(data, space_file, stopped, *options), monkeypatch=monkeypatch) == 130
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "training was stopped at step 6" in printed
-    assert f"mvig-nas supernet train --resume --out {stopped} --data {data}" in printed
+    assert f"mvig-nas supernet train --resume --out {stopped}" in printed
     assert not (stopped / "supernet.safetensors").exists()
-    resume = ["supernet", "train", "--resume", "--out", str(stopped), "--data", str(data), "--workers", "0"]
+    resume = ["supernet", "train", "--resume", "--out", str(stopped)]
     assert mvig_nas(*resume, monkeypatch=monkeypatch) == 0
     assert load_supernet(stopped).digest == load_supernet(whole).digest
 
@@ -390,11 +396,13 @@ def test_command_line_errors_are_one_line_and_overwrite_nothing(
     done = tmp_path / "done"
     assert mvig_nas(*train_command(data, space_file, done), monkeypatch=monkeypatch) == 0
     before = {path: path.read_bytes() for path in done.glob("*.*")}
-    assert "holds a trained supernet already; take another folder" in error(*train_command(data, space_file, done))
-    assert "`recipe.learning_rate` was 0.003 and is 0.1 now" in error(
+    assert "holds a run of `mvig-nas supernet train` already; go on with it by --resume" in error(
+        *train_command(data, space_file, done)
+    )
+    assert "`--learning-rate` was 0.003 and is now 0.1" in error(
         *train_command(data, space_file, done, "--resume", "--lr", "0.1")
     )
-    assert "`space.name` was 'tiny' and is 'toy' now" in error(*train_command(data, Path("toy"), done, "--resume"))
+    assert "`space.name` was 'tiny' and is now 'toy'" in error(*train_command(data, Path("toy"), done, "--resume"))
     assert {path: path.read_bytes() for path in done.glob("*.*")} == before
     assert "must hold all of space 'micro'" in error(
         "search", "--space", "micro", "--latency-budget", "1ms", "--score", f"supernet:{done}", "--data", str(data)

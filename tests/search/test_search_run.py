@@ -50,10 +50,10 @@ def test_a_folder_of_an_older_version_is_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"score": "log_params"}, "`score` was 'log_macs' and is now 'log_params'"),
-        ({"space": "micro"}, "`space` was 'toy' and is now 'micro'"),
-        ({"budget": Budget(latency_ms=0.7)}, r"`budget.latency_ms` was 0.6 and is now 0.7"),
-        ({"device": "iphone-14"}, "`device` was 'iphone-13-mini' and is now 'iphone-14'"),
+        ({"score": "log_params"}, "`--score` was 'log_macs' and is now 'log_params'"),
+        ({"space": "micro"}, "`--space` was 'toy' and is now 'micro'"),
+        ({"budget": Budget(latency_ms=0.7)}, r"`--latency-budget` was 0.6 and is now 0.7"),
+        ({"device": "iphone-14"}, "`--device` was 'iphone-13-mini' and is now 'iphone-14'"),
     ],
 )
 def test_a_resumed_search_keeps_what_it_began_with(changes: dict[str, object], message: str, tmp_path: Path) -> None:

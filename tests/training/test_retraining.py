@@ -27,6 +27,7 @@ from mvig_nas.training import (
     ClassificationStep,
     Distillation,
     Execution,
+    Knowledge,
     Plan,
     Recipe,
     TeacherCache,
@@ -199,7 +200,7 @@ class TestTraining:
         self, images: LabelledImages, teacher: Teacher, tmp_path: Path
     ) -> None:
         recipe = replace(RECIPE, epochs=20)
-        network = train_alone(ARCHITECTURE, images, recipe, tmp_path / "run", teacher=teacher).network
+        network = train_alone(ARCHITECTURE, images, recipe, tmp_path / "run", knowledge=Knowledge(teacher)).network
         rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
         columns = rows[0].split(",")
         first, last = (dict(zip(columns, row.split(","), strict=True)) for row in (rows[1], rows[-1]))
@@ -213,10 +214,11 @@ class TestTraining:
     def test_another_teacher_is_another_training(
         self, images: LabelledImages, teacher: Teacher, tmp_path: Path
     ) -> None:
-        train_alone(ARCHITECTURE, images, SHORT, tmp_path / "run", teacher=teacher)
-        for changes in ({}, {"teacher": teacher, "distillation": Distillation("soft")}):
+        train_alone(ARCHITECTURE, images, SHORT, tmp_path / "run", knowledge=Knowledge(teacher))
+        resumed = Execution(resume=True)
+        for other in (Knowledge(), Knowledge(teacher, Distillation("soft"))):
             with pytest.raises(MvigNasError, match=r"teacher|distillation"):
-                train_alone(ARCHITECTURE, images, SHORT, tmp_path / "run", resume=True, **changes)
+                train_alone(ARCHITECTURE, images, SHORT, tmp_path / "run", knowledge=other, execution=resumed)
 
     @pytest.mark.parametrize("taught", [False, True])
     def test_it_starts_from_a_supernets_weights(
@@ -230,8 +232,7 @@ class TestTraining:
             images,
             recipe,
             tmp_path / "run",
-            start=given.state_dict(),
-            teacher=teacher if taught else None,
+            knowledge=Knowledge(teacher if taught else None, start=given.state_dict()),
         ).network
         for name, parameter in given.named_parameters():
             assert torch.allclose(network.get_parameter(name), parameter, atol=1e-8)
@@ -246,7 +247,7 @@ class TestTraining:
             name: tensor for name, tensor in given.state_dict().items() if not name.startswith(("head.", "head_d"))
         }
         recipe = replace(SHORT, learning_rate=1e-12, min_learning_rate=0.0, weight_decay=0.0)
-        network = train_alone(ARCHITECTURE, images, recipe, tmp_path, start=start).network
+        network = train_alone(ARCHITECTURE, images, recipe, tmp_path, knowledge=Knowledge(start=start)).network
         assert network.num_classes == 3
         weight = given.get_parameter("stem.conv1.conv.weight")
         assert torch.allclose(network.get_parameter("stem.conv1.conv.weight"), weight, atol=1e-8)
@@ -267,7 +268,7 @@ class TestTraining:
     def test_weights_of_another_network_are_refused(self, images: LabelledImages, tmp_path: Path) -> None:
         start = build(SPACE.smallest, 3, distillation=False).state_dict()
         with pytest.raises(MvigNasError, match=r"weights to start from must be the architecture's, got .* for `"):
-            train_alone(ARCHITECTURE, images, SHORT, tmp_path, start=start)
+            train_alone(ARCHITECTURE, images, SHORT, tmp_path, knowledge=Knowledge(start=start))
 
 
 class TestTeacherCache:
@@ -281,8 +282,8 @@ class TestTeacherCache:
 
         def weights(name: str, architecture: Architecture = ARCHITECTURE, **changes: Any) -> dict[str, Tensor]:
             network = train_alone(
-                architecture, images, replace(recipe, **changes), tmp_path / name, teacher=teacher,
-                distillation=Distillation(kind), teacher_cache=tmp_path / "cache",
+                architecture, images, replace(recipe, **changes), tmp_path / name,
+                knowledge=Knowledge(teacher, Distillation(kind), tmp_path / "cache"),
             ).network  # fmt: skip
             return network.state_dict()
 
@@ -306,8 +307,8 @@ class TestTeacherCache:
         for kind, tolerance in (("hard", 0.0), ("soft", 2e-2)):
             found = [
                 train_alone(
-                    ARCHITECTURE, images, SHORT, tmp_path / f"{kind}{cache}", teacher=teacher,
-                    distillation=Distillation(kind), teacher_cache=tmp_path / "cache" if cache else None,
+                    ARCHITECTURE, images, SHORT, tmp_path / f"{kind}{cache}",
+                    knowledge=Knowledge(teacher, Distillation(kind), tmp_path / "cache" if cache else None),
                 ).network.state_dict()
                 for cache in (False, True)
             ]  # fmt: skip
@@ -324,8 +325,9 @@ class TestTeacherCache:
                 distillation=Distillation("soft"),
             )  # fmt: skip
         (tmp_path / "file").write_text("")
+        known = Knowledge(teacher, teacher_cache=tmp_path / "file")
         with pytest.raises(MvigNasError, match="answers must be writable"):
-            train_alone(ARCHITECTURE, images, SHORT, tmp_path / "run", teacher=teacher, teacher_cache=tmp_path / "file")
+            train_alone(ARCHITECTURE, images, SHORT, tmp_path / "run", knowledge=known)
 
 
 class TestRepeatedAugmentation:
@@ -444,9 +446,42 @@ class TestCommands:
         assert run("retrain", "arch.json", *common, *plan, "--out", "whole").exit_code == 0
         assert run("retrain", "arch.json", *common, *plan, "--out", "again").exit_code == 0
         Path("again/model/model.safetensors").unlink()
-        assert run("retrain", "--resume", *common, "--out", "again").exit_code == 0
+        assert run("retrain", "--resume", "--out", "again").exit_code == 0
         whole, again = (load_file(f"{name}/model/model.safetensors") for name in ("whole", "again"))
         assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+    def test_options_that_began_the_run_may_be_given_again_and_execution_may_differ(
+        self, run: Run, folder: Path
+    ) -> None:
+        asked = ["retrain", "arch.json", "--data", folder, "--plan", "short", "--epochs", 2, "--batch-size", 12]
+        assert run(*asked, "--workers", 0, "--out", "run").exit_code == 0
+        done = run(*asked, "--workers", 1, "--precision", "bfloat16", "--out", "run", "--resume")
+        assert done.exit_code == 0, done.output + str(done.exception)
+
+    def test_what_fails_before_it_begins_leaves_nothing(self, run: Run, folder: Path) -> None:
+        before = sorted(Path().rglob("*"))
+        wide = replace(ARCHITECTURE, head_width=999)
+        Path("arch.json").write_text(wide.to_json())
+        common = ["--data", folder, "--plan", "short", "--workers", 0, "--out", "run"]
+        cases = (
+            (["retrain", "arch.json", *common, "--batch-size", 500], "must have at least one batch of images"),
+            (["retrain", "arch.json", *common, "--teacher", TINY, "--teacher-checkpoint", "no.pt"], "file of tensors"),
+            (["supernet", "train", "--data", folder, "--space", "micro", "--out", "run", "--batch-size", 500], "batch"),
+        )
+        for arguments, message in cases:
+            assert message in str(run(*arguments).exception)
+        assert sorted(Path().rglob("*")) == before
+
+    def test_a_run_of_an_older_version_is_asked_for_again(self, run: Run, folder: Path) -> None:
+        asked = ["retrain", "arch.json", "--data", folder, "--plan", "short", "--epochs", 2, "--batch-size", 12]
+        assert run(*asked, "--workers", 0, "--out", "run").exit_code == 0
+        Path("run/run.json").unlink()
+        refused = run("retrain", "--resume", "--out", "run")
+        assert refused.exit_code == 2
+        assert "an older mvig-nas began this training and left no run.json; give an architecture" in refused.output
+        wrong = run("retrain", "--resume", "--out", "run", *asked[1:], "--seed", 5, "--workers", 0)
+        assert "`recipe.seed` was 0 and is now 5" in str(wrong.exception)
+        assert run("retrain", "--resume", "--out", "run", *asked[1:], "--workers", 0).exit_code == 0
 
     def test_errors(self, run: Run, folder: Path, tmp_path: Path) -> None:
         other = write_images(tmp_path / "other", classes=4)
@@ -454,10 +489,19 @@ class TestCommands:
             "--workers", 0, "--out", "run").exit_code == 0  # fmt: skip
         taught = ["--teacher", TINY, "--teacher-checkpoint"]
         cases: list[tuple[list[Any], str]] = [
-            (["retrain", "--data", folder], "name an architecture"),
+            (["retrain", "--data", folder], "give an architecture, or --resume a training"),
             (["retrain", "--resume", "--data", folder], "--resume needs the run folder"),
-            (["retrain", "--resume", "--out", "none", "--data", folder], "must hold retrain.json"),
-            (["retrain", "arch.json", "--data", folder, "--plan", "short", "--out", "run"], "holds a training already"),
+            (["retrain", "--resume", "--out", "none", "--data", folder], "must hold run.json"),
+            (
+                ["retrain", "arch.json", "--data", folder, "--plan", "short", "--out", "run"],
+                "holds a run of `mvig-nas retrain` already",
+            ),
+            (["retrain", "--resume", "--out", "run", "--epochs", 9, "--seed", 5], "`--epochs` was 2 and is now 9"),
+            (["retrain", "--resume", "--out", "run", "--seed", 5], "`--seed` was 0 and is now 5"),
+            (["retrain", "--resume", "--out", "run", "--batch-size", 6], "`--batch-size` was 12 and is now 6"),
+            (["retrain", "--resume", "--out", "run", "--teacher", TINY], f"`--teacher` was None and is now '{TINY}'"),
+            (["retrain", "mobilevig_ti", "--resume", "--out", "run"], "`architecture.stages` was "),
+            (["retrain", "arch.json", "--plan", "short"], "give --data, or --resume a training"),
             (["retrain", "arch.json", "--data", folder, "--plan", "shrot"], "did you mean 'short'"),
             (["retrain", "arch.json", "--data", folder, *taught, "missing.pt"], "must be a file of tensors"),
             (["retrain", "arch.json", "--data", other, *taught, saved(tmp_path)[0]], "must know the classes"),

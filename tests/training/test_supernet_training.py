@@ -44,7 +44,16 @@ from mvig_nas.training import (
 )
 from tests.images import write_images
 from tests.strategies import REPOSITORY, SPACES, spaces
-from tests.tiny_training import PARALLEL_RECIPE, PLAN, RECIPE, SPACE, ParallelStep, pixel_images, train_parallel
+from tests.tiny_training import (
+    PARALLEL_RECIPE,
+    PLAN,
+    RECIPE,
+    SPACE,
+    ParallelStep,
+    pixel_images,
+    tiny_teacher,
+    train_parallel,
+)
 from tests.training.test_training_loop import EVERY_STEP, assert_same, assert_same_training, rows
 
 TOY = SPACES["toy"]
@@ -347,7 +356,7 @@ class TestProgressive:
             folder = tmp_path / str(first)
             with pytest.raises(StopTraining):
                 self.run(images, folder, execution=Execution(stop_after=first))
-            assert self.run(images, folder, resume=True)[0] == 1 - times
+            assert self.run(images, folder, execution=Execution(resume=True))[0] == 1 - times
             assert_same_training(folder, tmp_path / "whole")
 
     def test_also_where_the_step_that_sorts_is_left_out(self, images: LabelledImages, tmp_path: Path) -> None:
@@ -381,7 +390,7 @@ class TestTraining:
 
     def test_what_it_writes(self, images: LabelledImages, tmp_path: Path) -> None:
         recipe = replace(RECIPE, epochs=2)
-        outcome = train_supernet(SPACE, images, recipe, tmp_path, plan=PLAN, labels={"teacher": "none"})
+        outcome = train_supernet(SPACE, images, recipe, tmp_path, plan=PLAN)
         trained = load_supernet(tmp_path)
         assert trained.classes == images.classes
         assert trained.supernet.space == SPACE
@@ -395,7 +404,7 @@ class TestTraining:
                 "progressive": False,
                 "teacher_share": 0.5,
             },
-            "labels": {"teacher": "none"},
+            "labels": {},
         }
         assert_same(dict(trained.supernet.state_dict()), dict(outcome.model.state_dict()))
 
@@ -408,27 +417,33 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"space": TOY}, r"`space\.[a-z_]+` was .* and is .* now"),
+            ({"space": TOY}, r"`space\.[a-z_]+` was .* and is now "),
             (
                 {"plan": SupernetPlan(random_networks=1, distillation="alpha")},
-                "`plan.distillation` was 'kl' and is 'alp",
+                "`plan.distillation` was 'kl' and is now 'alp",
             ),
-            ({"labels": {"teacher": "other"}}, "`labels.teacher` was None and is 'other' now"),
+            (
+                {"plan": SupernetPlan(random_networks=1, latency_range_ms=(0.1, 0.6))},
+                r"`labels.latency_range_ms` was None and is now \[0.1, 0.6\]",
+            ),
+            ({"teacher": "tiny"}, "`labels.teacher` was None and is now {'name'"),
         ],
     )
     def test_another_space_or_plan_cannot_go_on(
         self, change: dict[str, Any], message: str, images: LabelledImages, tmp_path: Path
     ) -> None:
-        values: dict[str, Any] = {"space": SPACE, "plan": PLAN, "labels": {}}
+        values: dict[str, Any] = {"space": SPACE, "plan": PLAN}
 
         def run(values: dict[str, Any], **options: Any) -> None:
             space = values.pop("space")
+            if "teacher" in values:
+                values["teacher"] = tiny_teacher(images)
             train_supernet(space, images, replace(RECIPE, epochs=2), tmp_path, **values, **options)
 
         with pytest.raises(StopTraining):
             run(dict(values), execution=Execution(stop_after=1))
         with pytest.raises(MvigNasError, match=message):
-            run(values | change, resume=True)
+            run(values | change, execution=Execution(resume=True))
 
 
 @pytest.mark.slow

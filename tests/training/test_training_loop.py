@@ -34,7 +34,6 @@ from mvig_nas.training import (
     Recipe,
     Rollback,
     StopTraining,
-    check_same,
     read_checkpoint,
     steps_of,
     train,
@@ -48,6 +47,7 @@ from tests.tiny_training import ALONE_RECIPE, RECIPE, SPACE, PixelStep, pixel_im
 
 PIXELS = replace(RECIPE, micro_batch_size=6, mixup=0.2, cutmix=0.5, ema_decay=0.9)
 EVERY_STEP = Execution(checkpoint_minutes=0)
+RESUMED = Execution(resume=True)
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ class TestInterruption:
             train_pixels(images, PIXELS, folder, on_progress=ask)
         assert read_checkpoint(folder)["step"] == 7
         assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
-        train_pixels(images, PIXELS, folder, resume=True)
+        train_pixels(images, PIXELS, folder, execution=RESUMED)
         assert_same_training(folder, whole)
 
     def test_a_signal_in_a_step_lets_it_end_and_a_second_does_not(self, images: LabelledImages, tmp_path: Path) -> None:
@@ -282,13 +282,13 @@ class TestInterruption:
     def test_stop_after(self, images: LabelledImages, tmp_path: Path, whole: Path) -> None:
         for number, stopped_at in enumerate((19, 38)):
             with pytest.raises(StopTraining, match=f"step {stopped_at} of 45"):
-                train_pixels(images, PIXELS, tmp_path, execution=Execution(stop_after=19), resume=number > 0)
-        train_pixels(images, PIXELS, tmp_path, execution=Execution(stop_after=7), resume=True)
+                train_pixels(images, PIXELS, tmp_path, execution=Execution(stop_after=19, resume=number > 0))
+        train_pixels(images, PIXELS, tmp_path, execution=Execution(stop_after=7, resume=True))
         assert_same_training(tmp_path, whole)
 
     def test_resuming_what_has_ended_changes_nothing(self, images: LabelledImages, tmp_path: Path, whole: Path) -> None:
         train_pixels(images, PIXELS, tmp_path / "run")
-        outcome = train_pixels(images, PIXELS, tmp_path / "run", resume=True)
+        outcome = train_pixels(images, PIXELS, tmp_path / "run", execution=RESUMED)
         assert_same_training(tmp_path / "run", whole)
         assert_same(dict(outcome.model.state_dict()), dict(read_checkpoint(whole)["average"]))
 
@@ -302,7 +302,7 @@ class TestResuming:
 
     def test_only_where_there_is_a_checkpoint(self, images: LabelledImages, tmp_path: Path) -> None:
         with pytest.raises(MvigNasError, match=f"must have a checkpoint, but there is none at {tmp_path}"):
-            train_pixels(images, PIXELS, tmp_path, resume=True)
+            train_pixels(images, PIXELS, tmp_path, execution=RESUMED)
 
     def test_not_without_asking(self, images: LabelledImages, stopped: Path) -> None:
         before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
@@ -313,39 +313,30 @@ class TestResuming:
     @pytest.mark.parametrize(
         ("change", "entry"),
         [
-            ({"learning_rate": 1e-3}, "`recipe.learning_rate` was 0.005 and is 0.001 now"),
-            ({"preprocessing": Preprocessing(flip=0.25)}, "`recipe.preprocessing.flip` was 0.5 and is 0.25 now"),
+            ({"learning_rate": 1e-3}, "`recipe.learning_rate` was 0.005 and is now 0.001"),
+            ({"preprocessing": Preprocessing(flip=0.25)}, "`recipe.preprocessing.flip` was 0.5 and is now 0.25"),
         ],
     )
     def test_another_recipe(self, change: dict[str, Any], entry: str, images: LabelledImages, stopped: Path) -> None:
         with pytest.raises(MvigNasError, match=entry):
-            train_pixels(images, replace(PIXELS, **change), stopped, resume=True)
+            train_pixels(images, replace(PIXELS, **change), stopped, execution=RESUMED)
 
     def test_other_images(self, images: LabelledImages, stopped: Path) -> None:
-        with pytest.raises(MvigNasError, match=r"`images` was .* and is .* now; give the same, or start anew"):
-            train_pixels(hold_out(images, 0.1)[0], PIXELS, stopped, resume=True)
+        with pytest.raises(MvigNasError, match=r"`images` was .* and is now .*; give the same, or start anew"):
+            train_pixels(hold_out(images, 0.1)[0], PIXELS, stopped, execution=RESUMED)
 
     def test_another_architecture(self, images: LabelledImages, tmp_path: Path) -> None:
         with pytest.raises(StopTraining):
             train_alone(SPACE.smallest, images, ALONE_RECIPE, tmp_path, execution=Execution(stop_after=1))
-        with pytest.raises(MvigNasError, match=r"`architecture\.[a-z_.]+` was .* and is .* now"):
-            train_alone(SPACE.largest, images, ALONE_RECIPE, tmp_path, resume=True)
-
-    def test_entries_that_came_or_went_are_named(self) -> None:
-        check_same({"a": [1, 2], "b": {"c": None}}, {"a": (1, 2), "b": {"c": None}})
-        with pytest.raises(MvigNasError, match=r"`b\.c` was 1 and is None now"):
-            check_same({"b": {"c": 1}}, {"b": {}})
-        with pytest.raises(MvigNasError, match="`d` was None and is 2 now"):
-            check_same({}, {"d": 2})
-        with pytest.raises(MvigNasError, match=r"`e` was 'x{56}\.\.\. and is"):
-            check_same({"e": "x" * 100}, {"e": "y"})
+        with pytest.raises(MvigNasError, match=r"`architecture\.[a-z_.]+` was .* and is now "):
+            train_alone(SPACE.largest, images, ALONE_RECIPE, tmp_path, execution=RESUMED)
 
     @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.999])
     def test_a_checkpoint_cut_short(self, kept: float, images: LabelledImages, stopped: Path) -> None:
         content = (stopped / "state.pt").read_bytes()
         (stopped / "state.pt").write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
         with pytest.raises(MvigNasError, match=r"a checkpoint must be whole, but .* is damaged") as caught:
-            train_pixels(images, PIXELS, stopped, resume=True)
+            train_pixels(images, PIXELS, stopped, execution=RESUMED)
         assert "\n" not in str(caught.value)
 
     def test_a_checkpoint_with_wrong_bytes(self, stopped: Path) -> None:
@@ -372,7 +363,7 @@ class TestResuming:
     @pytest.mark.parametrize("place", ["file", "file/below"])
     def test_a_folder_that_cannot_be_made(self, place: str, images: LabelledImages, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(MvigNasError, match=r"must be a folder that can be made, got '.*'; choose another folder"):
+        with pytest.raises(MvigNasError, match=r"must be writable, got '(File exists|Not a directory)'; take another"):
             train_pixels(images, PIXELS, tmp_path / place)
 
 
@@ -400,7 +391,7 @@ class TestFullDisk:
         full_disk(limit)
         assert "\n" not in str(caught.value)
         assert read_checkpoint(tmp_path)["step"] == 8
-        train_pixels(images, PIXELS, tmp_path, resume=True)
+        train_pixels(images, PIXELS, tmp_path, execution=RESUMED)
         assert_same_training(tmp_path, whole)
 
     def test_at_a_row_of_the_log(
@@ -411,7 +402,7 @@ class TestFullDisk:
             train_pixels(images, PIXELS, tmp_path, on_progress=at_step(30, lambda: full_disk(10)))
         full_disk(limit)
         assert "\n" not in str(caught.value)
-        train_pixels(images, PIXELS, tmp_path, resume=True)
+        train_pixels(images, PIXELS, tmp_path, execution=RESUMED)
         assert_same_training(tmp_path, whole)
 
 
@@ -470,7 +461,7 @@ class TestDivergence:
     def test_it_goes_back_to_the_last_checkpoint(self, images: LabelledImages, tmp_path: Path) -> None:
         with pytest.raises(StopTraining):
             train_pixels(images, PIXELS, tmp_path, execution=Execution(stop_after=11))
-        rollbacks, told, step = self.run(images, tmp_path, spoiled({26: math.nan}), resume=True)
+        rollbacks, told, step = self.run(images, tmp_path, spoiled({26: math.nan}), execution=RESUMED)
         assert [(back.step, back.to_step, back.rate_scale) for back in rollbacks] == [(26, 11, 1.0)]
         assert told == ["step 26 diverged (its loss is not finite); went back to step 11, leaving it out"]
         # The step is begun, as it may open a phase, yet sees no batch.
@@ -501,7 +492,7 @@ class TestDivergence:
         self.run(images, tmp_path / "one", spoil)
         with pytest.raises(StopTraining):
             self.run(images, tmp_path / "two", spoil, execution=Execution(stop_after=20))
-        rollbacks, _, _ = self.run(images, tmp_path / "two", spoil, resume=True)
+        rollbacks, _, _ = self.run(images, tmp_path / "two", spoil, execution=RESUMED)
         assert len(rollbacks) == 2
         assert_same_training(tmp_path / "one", tmp_path / "two")
 
@@ -515,7 +506,7 @@ class TestDivergence:
             rf"to step 11; lower the learning rate \(0.005\), or clip harder. The state of step 11 is in {folder}"
         )
         with pytest.raises(MvigNasError, match=message):
-            self.run(images, folder, lambda step, loss: loss * math.nan if step >= 11 else loss, resume=True)
+            self.run(images, folder, lambda step, loss: loss * math.nan if step >= 11 else loss, execution=RESUMED)
         last = read_checkpoint(folder)
         for name in ("step", "model", "average", "optimizer"):
             assert_same(last[name], good[name])
@@ -690,8 +681,7 @@ class TestLog:
                     PIXELS,
                     tmp_path,
                     PixelStep(spoil=spoil),
-                    execution=Execution(stop_after=count),
-                    resume=number > 0,
+                    execution=Execution(stop_after=count, resume=number > 0),
                 )
         table = {
             (int(row["step"]), name): float(value)
@@ -716,7 +706,7 @@ class TestLog:
             train_pixels(images, PIXELS, tmp_path, execution=Execution(stop_after=30))
         with (tmp_path / "log.csv").open("a") as file:
             file.write("4")
-        train_pixels(images, PIXELS, tmp_path, resume=True)
+        train_pixels(images, PIXELS, tmp_path, execution=RESUMED)
         assert lasting(tmp_path) == lasting(whole)
 
     def test_progress(self, images: LabelledImages, tmp_path: Path) -> None:
@@ -735,10 +725,10 @@ class TestProcess:
         with pytest.raises(MvigNasError, match=f"the device to train on must be one of torch's .*, got '{device}'"):
             Process.start(device)
 
-    def test_micro_batches_that_do_not_divide(self, images: LabelledImages, tmp_path: Path) -> None:
+    def test_micro_batches_that_do_not_divide(self) -> None:
         with pytest.raises(MvigNasError, match="a step's 2 micro-batches must divide among 3 processes"):
-            train_pixels(images, PIXELS, tmp_path / "run", process=Process(torch.device("cpu"), 0, 3))
-        assert not (tmp_path / "run").exists()
+            Process(torch.device("cpu"), 0, 3).require_equal_shares(2)
+        Process(torch.device("cpu"), 0, 3).require_equal_shares(6)
 
 
 def test_every_entry_of_a_recipe_is_checked_on_resuming() -> None:

@@ -18,7 +18,16 @@ from safetensors.torch import load_file
 from mvig_nas.cli import cli
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split, share
-from mvig_nas.training import Execution, Progress, StopTraining, Trained, Validation, read_checkpoint, train_alone
+from mvig_nas.training import (
+    Execution,
+    Knowledge,
+    Progress,
+    StopTraining,
+    Trained,
+    Validation,
+    read_checkpoint,
+    train_alone,
+)
 from mvig_nas.training.accuracy import accuracies, shares
 from mvig_nas.training.model_folder import read_model
 from tests.images import write_images
@@ -89,9 +98,9 @@ class TestValidation:
     def test_stopped_and_resumed_no_epoch_is_missing_or_twice(self, data: Path, tmp_path: Path) -> None:
         trained(data, tmp_path / "whole")
         for number in range(6):  # 45 steps; the last time there is nothing left to do
-            execution = Execution(stop_after=12 if number < 5 else None)
+            execution = Execution(stop_after=12 if number < 5 else None, resume=number > 0)
             try:
-                trained(data, tmp_path / "parts", execution=execution, resume=number > 0)
+                trained(data, tmp_path / "parts", execution=execution)
             except StopTraining:
                 assert number < 3
         assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
@@ -103,7 +112,7 @@ class TestValidation:
         trained(data, tmp_path, recipe=replace(RECIPE, epochs=2))
         (tmp_path / "best" / "model.safetensors").write_bytes(b"0")
         with pytest.raises(MvigNasError, match=r"model\.safetensors must hold the weights"):
-            trained(data, tmp_path, recipe=replace(RECIPE, epochs=2), resume=True)
+            trained(data, tmp_path, recipe=replace(RECIPE, epochs=2), execution=Execution(resume=True))
 
     def test_a_full_disk_loses_no_weights(self, data: Path, tmp_path: Path) -> None:
         """A limit on the size of files fails like one."""
@@ -122,7 +131,7 @@ class TestValidation:
         assert read_checkpoint(tmp_path / "run")["step"] == 8
         before = read_model(tmp_path / "run" / "best").about
         assert before["epoch"] <= 2
-        trained(data, tmp_path / "run", resume=True)
+        trained(data, tmp_path / "run", execution=Execution(resume=True))
         trained(data, tmp_path / "whole")
         assert rows(tmp_path / "run") == rows(tmp_path / "whole")
         one, other = (read_checkpoint(tmp_path / name)["model"] for name in ("run", "whole"))
@@ -174,7 +183,7 @@ def test_two_processes_with_a_teacher_train_as_one(data: Path, tmp_path: Path) -
         read_split(data, "train"),
         replace(PARALLEL_RECIPE, learning_rate=1e-12, min_learning_rate=0.0),
         tmp_path / "still",
-        teacher=tiny_teacher(read_split(data, "train")),
+        knowledge=Knowledge(tiny_teacher(read_split(data, "train"))),
     ).network.state_dict()
     moved = 0.0
     for name, tensor in one.items():
@@ -214,6 +223,6 @@ class TestCommand:
         monkeypatch.chdir(tmp_path)
         for command in (["retrain", "mobilevig_ti"], ["supernet", "train"]):
             done = CliRunner().invoke(cli, [*command, "--data", str(data)])
-            assert done.exit_code == 2
-            assert "several processes need --out" in done.output
+            assert isinstance(done.exception, MvigNasError)
+            assert "several processes must share one run folder, got none; name it with --out" in str(done.exception)
         assert not list(tmp_path.iterdir())
