@@ -33,6 +33,6 @@ def test_from_a_search_to_a_winner_and_once_more(tmp_path: Path) -> None:
     assert again["winner"] == json.loads((folder / "finalists" / "winner.json").read_text())["fingerprint"]
     refused = CliRunner().invoke(cli, [*asked, "--resume", "--count", "3"])
     assert refused.exit_code == 1
-    assert "`count` was 2 and is now 3" in str(refused.exception)
+    assert "`--count` was 2 and is now 3" in str(refused.exception)
     described = run("describe", str(folder / "finalists" / "winner.json"))
     assert again["winner"] in described
