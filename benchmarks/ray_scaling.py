@@ -27,8 +27,9 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.latency import LatencyPredictor
 from mvig_nas.latency.per_architecture import ArchitectureLatency
+from mvig_nas.scores import Score
 from mvig_nas.search import search
-from mvig_nas.search.contracts import Outcome, Score
+from mvig_nas.search.contracts import Outcome
 from mvig_nas.search.evaluators.local import LocalEvaluator
 from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 from mvig_nas.search_space import SearchSpace

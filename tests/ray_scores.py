@@ -9,7 +9,7 @@ from typing import Any
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search.contracts import Score
+from mvig_nas.scores import Score
 from tests.sampler_contract import TOY, WidthScore
 
 

@@ -19,7 +19,8 @@ def device_option() -> Decorator:
         default=DEFAULT_DEVICE,
         show_default=True,
         metavar="NAME|FOLDER",
-        help="Phone to predict latency for (see `mvig-nas devices`), or a folder with a fitted predictor.",
+        help="Phone whose latency is predicted: a name that `mvig-nas devices` lists, or a folder with a fitted "
+        "predictor.",
     )
 
 
@@ -30,22 +31,28 @@ def space_option() -> Decorator:
         default="mobilevig",
         show_default=True,
         metavar="NAME|FILE.toml",
-        help="Search space (see `mvig-nas spaces`), or a file of your own.",
+        help="Search space: a name that `mvig-nas spaces` lists, or a file of your own.",
     )
 
 
 def seed_option() -> Decorator:
     """`--seed`."""
     return click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        help="Seed of all random numbers; the same seed gives the same result.",
     )
 
 
 def json_option() -> Decorator:
     """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines, no tables.")
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs instead of tables.")
 
 
-def data_option(required: bool = True, help: str = "Folder with train/CLASS/*.jpg and val/CLASS/*.jpg.") -> Decorator:
+def data_option(
+    required: bool = True, help: str = "Folder of images, as train/CLASS/*.jpg and val/CLASS/*.jpg."
+) -> Decorator:
     """`--data`."""
     return click.option("--data", type=click.Path(path_type=Path), required=required, metavar="FOLDER", help=help)

@@ -20,10 +20,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     click.echo(f"{title}\n")
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", no_wrap=place == 0, overflow="fold")
-    for place, row in enumerate(rows):
-        if footer and place == len(rows) - 1:
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0, overflow="fold")
+    for index, row in enumerate(rows):
+        if footer and index == len(rows) - 1:
             table.add_section()
         table.add_row(*row)
     # Piped output has no width of its own; columns must not be cut for that.

@@ -1,6 +1,12 @@
 """What a search leaves in its run folder for people and for the next command."""
 
-from mvig_nas.report.notes import latency_note, outside_note, predictor_note, score_note
-from mvig_nas.report.search_report import preset_rows, write_report
+from mvig_nas.report.search_report import (
+    latency_note,
+    outside_note,
+    predictor_note,
+    preset_rows,
+    score_note,
+    write_report,
+)
 
 __all__ = ["latency_note", "outside_note", "predictor_note", "preset_rows", "score_note", "write_report"]

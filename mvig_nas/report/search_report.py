@@ -1,4 +1,4 @@
-"""Files of a run folder: winner.json, front.csv, two plots, report.html."""
+"""Files of a run folder: winner.json, front.csv, two plots, report.html; and what their figures are worth, in words."""
 
 import csv
 import io
@@ -14,11 +14,12 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.report.figures import best_so_far_png, score_latency_png
 from mvig_nas.report.html import page
-from mvig_nas.report.notes import latency_note, outside_note, predictor_note, score_note
 from mvig_nas.search import CANDIDATES_FILE, STUDY_FILE
 
 if TYPE_CHECKING:
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.search import Candidate, Score, Study
+    from mvig_nas.search.samplers.surrogate import PredictorError
     from mvig_nas.search.search_run import SearchRun
 
 SCHEMA = 1
@@ -142,3 +143,42 @@ def _front_csv(study: "Study") -> str:
         cells += [None, None] if totals is None else [totals.parameters, totals.macs]
         rows.writerow([*cells, candidate.architecture.to_json()])
     return text.getvalue()
+
+
+def score_note(name: str) -> str:
+    """One sentence on what the score of this name can be taken for."""
+    if name.startswith("supernet:"):
+        return (
+            "The score is a sub-network's top-1 on held-out training images, with the supernet's weights: it orders "
+            "networks, and is not what training the network by itself would reach."
+        )
+    if name.startswith("calibrated:"):
+        return (
+            "The score is the top-1 that is predicted, from other scores, of a network that is trained by itself; "
+            "docs/scores.md says how far to trust it."
+        )
+    return "The score is a training-free proxy: it orders networks and is no accuracy."
+
+
+def predictor_note(error: "PredictorError") -> str:
+    """One sentence on how far the score predictor can be relied on."""
+    return (
+        f"Score predictor (Gaussian process), each of {error.count} scored architectures left out in turn: mean "
+        f"absolute error {error.mean_absolute_error:.3g}, Kendall's tau {error.kendall_tau:.2f}."
+    )
+
+
+def latency_note(latency: "ArchitectureLatency") -> str:
+    """One sentence on where predicted latencies come from."""
+    predictor = latency.predictor
+    if not predictor.fit_summary:
+        return "Latencies are predicted from published measurements of other networks, not measured on this one."
+    rows = predictor.measurements_[predictor.device]
+    return (
+        f"Latencies are predicted by a fit to {rows} measurements on {predictor.device}, not measured on this network."
+    )
+
+
+def outside_note(device: str, reasons: Sequence[str]) -> str:
+    """One sentence on a network that no measured one resembles; there must be reasons."""
+    return f"unlike the networks measured on {device}, so that its latency is a guess: {'; '.join(reasons)}."

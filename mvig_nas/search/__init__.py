@@ -1,6 +1,7 @@
 """Study: one search, its candidates, front and winner; durable, resumable, and the same for the same seed."""
 
-from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STUDY_FILE, Candidate, Latency, Progress, Score
+from mvig_nas.scores import Score
+from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STUDY_FILE, Candidate, Latency, Progress
 from mvig_nas.search.loop import kernel_costs, search
 from mvig_nas.search.samplers import SAMPLERS, resolve, sampler_of
 from mvig_nas.search.search_run import RayOptions, SearchRequest, SearchRun, run_search, saved_request

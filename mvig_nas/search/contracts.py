@@ -26,15 +26,6 @@ FloatArray = NDArray[np.float64]
 Costs = Callable[[Architecture], Totals]
 
 
-class Score(Protocol):
-    """What a search maximises: deterministic, and named, so that a resumed search can tell it from another."""
-
-    @property
-    def name(self) -> str: ...
-
-    def __call__(self, architecture: Architecture) -> float: ...
-
-
 class Latency(Protocol):
     """Predicted milliseconds at batch 1 on one device."""
 

@@ -17,6 +17,7 @@ from mvig_nas import kernels, values
 from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
+from mvig_nas.scores import Score
 from mvig_nas.search.contracts import (
     FEASIBLE,
     STUDY_FILE,
@@ -27,7 +28,6 @@ from mvig_nas.search.contracts import (
     Problem,
     Progress,
     Sampler,
-    Score,
 )
 from mvig_nas.search.evaluators.local import LocalEvaluator
 from mvig_nas.search.samplers import resolve, sampler_of
@@ -104,7 +104,7 @@ def search(
             f"lost, got {type(sampler).__name__}; start anew in another folder."
         )
     with ExitStack() as open_files:
-        journal = open_files.enter_context(closing(_reopened(folder))) if resume and folder is not None else None
+        journal = open_files.enter_context(closing(_journal(folder))) if resume and folder is not None else None
         earlier = None if journal is None or folder is None else Study.of(journal.study, folder)
         if earlier is not None and sampler == "auto":
             # another version may take another one for `auto`
@@ -131,8 +131,8 @@ def search(
         new_judge = partial(Judge, latency, costs, budget)
         anchor = attainable(space, new_judge())
         if folder is not None and journal is None:
-            journal = open_files.enter_context(closing(_created(folder, own)))
-        task = _Task(
+            journal = open_files.enter_context(closing(_journal(folder, own)))
+        run = _Run(
             settings=own,
             sampler=sampler_of(sampler, Problem(space, anchor, own.front, own.batch or 1)),
             evaluator=evaluator or LocalEvaluator(score),
@@ -140,8 +140,10 @@ def search(
             costs=costs,
             anchor=anchor,
             deadline=math.inf if own.time_limit_s is None else began + own.time_limit_s,
+            journal=journal,
+            on_candidate=on_candidate,
+            recorded=[] if earlier is None else list(earlier.candidates),
         )
-        run = _Run(task, journal, on_candidate, [] if earlier is None else list(earlier.candidates))
         if journal is not None:
             journal.begin(own.to_dict())
         ended = run.go()
@@ -153,72 +155,51 @@ def search(
     return study
 
 
-def _reopened(folder: Path) -> "storage.Journal":
+def _journal(folder: Path, new: StudySettings | None = None) -> "storage.Journal":
+    """The writer of the study in a folder; with settings, of a new study."""
     # imports optuna, a quarter of a second
     from mvig_nas.search import storage
 
+    if new is not None:
+        if (folder / STUDY_FILE).exists():
+            raise MvigNasError(
+                f"a new search must have a folder without a study, but {folder} holds one; go on with it by "
+                "`--resume`, or take another `--out`."
+            )
+        storage.create(folder, new.to_dict(), new.front)
     return storage.Journal(folder)
 
 
-def _created(folder: Path, settings: StudySettings) -> "storage.Journal":
-    from mvig_nas.search import storage
-
-    if (folder / STUDY_FILE).exists():
-        raise MvigNasError(
-            f"a new search must have a folder without a study, but {folder} holds one; go on with it by "
-            "`--resume`, or take another `--out`."
-        )
-    storage.create(folder, settings.to_dict(), settings.front)
-    return storage.Journal(folder)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What one search has to do, and who does it; `anchor` fits the budget."""
+@dataclass
+class _Run:
+    """One running search: what it has to do, who does it, and what is recorded, from which all else follows."""
 
     settings: StudySettings
     sampler: Sampler
     evaluator: Evaluator
     new_judge: Callable[[], Judge]
     costs: Costs
-    anchor: Architecture
+    anchor: Architecture  # fits the budget
     deadline: float
+    journal: "storage.Journal | None"
+    on_candidate: Callable[[Progress], None] | None
+    recorded: list[Candidate]
 
-    def is_late(self) -> bool:
-        """Whether no further score may be begun."""
-        return time.monotonic() >= self.deadline
-
-
-class _Run:
-    """State of one running search; all of it follows from the settings and what is recorded."""
-
-    def __init__(
-        self,
-        task: _Task,
-        journal: "storage.Journal | None",
-        on_candidate: Callable[[Progress], None] | None,
-        recorded: list[Candidate],
-    ) -> None:
-        self.task = task
-        self.settings = task.settings
-        self.journal = journal
-        self.on_candidate = on_candidate
-        self.recorded = recorded
-        self.turn_of = {candidate.architecture: candidate.round for candidate in recorded}
-        self.evaluated = sum(candidate.is_evaluated for candidate in recorded)
-        self.judged = sum({candidate.round: candidate.screened for candidate in recorded}.values())
-        self.best = Study(self.settings, tuple(recorded)).winner
+    def __post_init__(self) -> None:
+        self.turn_of = {candidate.architecture: candidate.round for candidate in self.recorded}
+        self.evaluated = sum(candidate.is_evaluated for candidate in self.recorded)
+        self.judged = sum({candidate.round: candidate.screened for candidate in self.recorded}.values())
+        self.best = Study(self.settings, tuple(self.recorded)).winner
 
     def go(self) -> str:
         """Search until done; says why it ended."""
-        sampler = self.task.sampler
         number = self.recorded[-1].round if self.recorded else 0
         # the last recorded turn may have been cut short: it is proposed again, and what is known of it skipped
         for _, known in groupby((c for c in self.recorded if c.round < number), key=lambda c: c.round):
-            sampler.observe(sorted(known, key=lambda candidate: candidate.order))
+            self.sampler.observe(sorted(known, key=lambda candidate: candidate.order))
         stale = 0
         while True:
-            judge = self.task.new_judge()
+            judge = self.new_judge()
             asked = self._asked(number, stale, judge)
             ended = self._is_over() if asked else "space exhausted"
             if ended is not None:
@@ -227,7 +208,7 @@ class _Run:
             if ended is not None:
                 return ended
             outcome = self._outcome(number)
-            sampler.observe(outcome)
+            self.sampler.observe(outcome)
             stale = 0 if outcome else stale + 1
             number += 1
 
@@ -235,8 +216,8 @@ class _Run:
         """The architectures that a turn proposes; [] if the space has no other."""
         rng = random.Random(f"{self.settings.seed}/{number}")
         if number == 0:  # the published networks of this space, and one that is known to fit
-            return [*(preset for preset in FAMILY_PRESETS.values() if preset in self.settings.space), self.task.anchor]
-        return self.task.sampler.propose(rng, judge) if stale < _STALE_TURNS else self._unknown(rng)
+            return [*(preset for preset in FAMILY_PRESETS.values() if preset in self.settings.space), self.anchor]
+        return self.sampler.propose(rng, judge) if stale < _STALE_TURNS else self._unknown(rng)
 
     def _turn(self, number: int, asked: Sequence[Architecture], judge: Judge) -> Turn:
         # those of this turn that are recorded already are judged again, so that a resumed turn equals the whole one
@@ -248,9 +229,9 @@ class _Run:
     def _play(self, turn: Turn) -> str | None:
         """Score and record a turn, or as much of it as may be; says why the search is then over, if it is."""
         turn, ended = self._allowed(turn)
-        with closing(turn.scored(self.task.evaluator, self.task.is_late)) as scored:
+        with closing(turn.scored(self.evaluator, self._is_late)) as scored:
             for proposal, outcome in scored:
-                self._record(turn.candidate(len(self.recorded), proposal, outcome, self.task.costs))
+                self._record(turn.candidate(len(self.recorded), proposal, outcome, self.costs))
         if self.journal is not None:
             self.journal.sync()
         is_whole = all(proposal.architecture in self.turn_of for proposal in turn.proposals)
@@ -274,7 +255,11 @@ class _Run:
             return "candidates limit"
         if len(self.recorded) + records >= self.settings.space.size:
             return "space exhausted"
-        return "time limit" if self.task.is_late() else None
+        return "time limit" if self._is_late() else None
+
+    def _is_late(self) -> bool:
+        """Whether no further score may be begun."""
+        return time.monotonic() >= self.deadline
 
     def _outcome(self, number: int) -> list[Candidate]:
         found = takewhile(lambda candidate: candidate.round == number, reversed(self.recorded))
@@ -294,12 +279,7 @@ class _Run:
         if self.on_candidate is not None:
             self.on_candidate(
                 Progress(
-                    candidate=candidate,
-                    best=self.best,
-                    evaluated=self.evaluated,
-                    evaluations=self.settings.evaluations,
-                    recorded=len(self.recorded),
-                    judged=self.judged,
+                    candidate, self.best, self.evaluated, self.settings.evaluations, len(self.recorded), self.judged
                 )
             )
 
@@ -307,7 +287,7 @@ class _Run:
         """An architecture that is not recorded yet, a small change of another if possible; [] if none is left."""
         space = self.settings.space
         ordered = sorted(self.recorded, key=lambda candidate: candidate.order)
-        parents = [c.architecture for c in ordered if c.state == FEASIBLE] or [self.task.anchor]
+        parents = [c.architecture for c in ordered if c.state == FEASIBLE] or [self.anchor]
         for _ in range(_FRESH_TRIES):
             child = space.mutate(rng.choice(parents), rng)
             if child not in self.turn_of:

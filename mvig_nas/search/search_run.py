@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from mvig_nas import run_folder, scores
 from mvig_nas.budget import Budget
-from mvig_nas.search.contracts import STUDY_FILE, Evaluator, Progress, Score
+from mvig_nas.search.contracts import STUDY_FILE, Evaluator, Progress
 from mvig_nas.search.loop import search
-from mvig_nas.search.search_settings import SearchSettings
+from mvig_nas.search.search_settings import DeviceName, SearchSettings, SpaceName
 from mvig_nas.search.study import Study
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.shipped import DEFAULT_DEVICE
@@ -68,18 +68,8 @@ class SearchRequest:
 
     MAY_DIFFER: ClassVar = ("evaluator", "ray", "settings.evaluations", "settings.time_limit_s")
 
-    space: Annotated[
-        str,
-        about("Search space: a name that `mvig-nas spaces` lists, or a file of your own.", metavar="NAME|FILE.toml"),
-    ] = "mobilevig"
-    device: Annotated[
-        str,
-        about(
-            "Phone whose latency is predicted: a name that `mvig-nas devices` lists, or a folder with a fitted "
-            "predictor.",
-            metavar="NAME|FOLDER",
-        ),
-    ] = DEFAULT_DEVICE
+    space: SpaceName = "mobilevig"
+    device: DeviceName = DEFAULT_DEVICE
     score: Annotated[
         str,
         about(
@@ -114,7 +104,7 @@ class SearchRun:
 
     study: Study
     latency: "ArchitectureLatency"
-    score: Score
+    score: scores.Score
     seconds: float
 
 
@@ -192,7 +182,7 @@ def run_search(
 
 
 @contextmanager
-def _evaluator(request: SearchRequest, score: Score) -> Iterator[tuple[Evaluator | None, int]]:
+def _evaluator(request: SearchRequest, score: scores.Score) -> Iterator[tuple[Evaluator | None, int]]:
     """What computes the scores, None for this process, and how many at once."""
     if request.evaluator == "local":
         yield None, 1

@@ -12,6 +12,18 @@ from mvig_nas.values import about
 
 SCHEMA = 1
 
+SpaceName = Annotated[
+    str, about("Search space: a name that `mvig-nas spaces` lists, or a file of your own.", metavar="NAME|FILE.toml")
+]
+DeviceName = Annotated[
+    str,
+    about(
+        "Phone whose latency is predicted: a name that `mvig-nas devices` lists, or a folder with a fitted predictor.",
+        metavar="NAME|FOLDER",
+    ),
+]
+Seed = Annotated[int, about("Seed of all random numbers; the same seed gives the same result.", ge=0, le=2**32 - 1)]
+
 # what may differ when a search is resumed: more of the same
 _MAY_DIFFER = ("schema", "versions", "evaluations", "time_limit_s", "candidates_limit", "coverage")
 
@@ -29,9 +41,7 @@ class SearchSettings:
         str,
         about("Sampler that proposes architectures; `auto` takes the one that finds the best ones.", metavar="NAME"),
     ] = "auto"
-    seed: Annotated[
-        int, about("Seed of all random numbers; the same seed gives the same search.", ge=0, le=2**32 - 1)
-    ] = 0
+    seed: Seed = 0
     front: Annotated[
         bool, about("Trace the whole front of score and latency up to the budget, instead of one winner.")
     ] = False
@@ -116,7 +126,7 @@ class StudySettings(SearchSettings):
         try:
             rest |= {"space": SearchSpace.from_dict(rest["space"]), "budget": Budget.from_dict(rest["budget"])}
             return cls(**rest)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise MvigNasError(
                 f"a study's settings must be as a search wrote them, got {error}; start anew."
             ) from error

@@ -36,6 +36,17 @@ ENDED = "mvig_nas_ended"
 
 _SECONDS_BETWEEN_SYNCS = 1.0
 _STATES = {FEASIBLE: TrialState.COMPLETE, INFEASIBLE: TrialState.PRUNED, FAILED: TrialState.FAIL}
+# what values of the wrong kind in a journal raise, in Optuna and here
+_NO_STUDY = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
 # attributes of a trial as studies of mvig-nas 0.1.0 call them
 _OLD_NAMES = {
     "reason": "failure",
@@ -71,18 +82,25 @@ class Lines(BaseJournalBackend):
             line = self._unread.popleft()
             try:
                 operation = json.loads(line)
-            except ValueError as error:  # also of text that is not UTF-8
+            except (ValueError, RecursionError) as error:  # also of text that is not UTF-8
                 raise _damaged(self.path, f"line {self._read}", str(error)) from error
             if not isinstance(operation, dict) or "op_code" not in operation:
                 raise _damaged(self.path, f"line {self._read}", "it is no operation of an Optuna journal")
             yield operation
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines; on return they survive the end of this process."""
+        """Write lines; on return they survive the end of this process.
+
+        Raises:
+            MvigNasError: the disk is full or gone.
+        """
         lines = [json.dumps(log, separators=(",", ":"), allow_nan=False).encode() for log in logs]
         rest = memoryview(b"".join(line + b"\n" for line in lines))
-        while rest:
-            rest = rest[self._file.write(rest) or 0 :]
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
         self._unread.extend(lines)
 
     def study(self) -> optuna.Study:
@@ -93,7 +111,7 @@ class Lines(BaseJournalBackend):
         """
         try:
             storage = JournalStorage(self)
-        except (KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
+        except _NO_STUDY as error:
             raise _damaged(self.path, f"line {self._read}", repr(error)) from error
         studies = storage.get_all_studies()
         if len(studies) != 1 or not isinstance(studies[0].user_attrs.get(SETTINGS), dict):
@@ -116,7 +134,7 @@ class Journal:
         except FileNotFoundError as error:
             raise _missing(folder) from error
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.path, error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lines = Lines(self.path, self._file)
@@ -133,7 +151,6 @@ class Journal:
         except BaseException:
             self.close()
             raise
-        self._is_front = len(self.study.directions) > 1
 
     def close(self) -> None:
         """Let go of the file."""
@@ -145,11 +162,7 @@ class Journal:
         Raises:
             MvigNasError: the disk is full or gone.
         """
-        trial = trial_of(candidate, space, self._is_front)
-        try:
-            self.study.add_trial(trial)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self.study.add_trial(trial_of(candidate, space, len(self.study.directions) > 1))
         if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
             self.sync()
 
@@ -162,7 +175,7 @@ class Journal:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.path, error) from error
         self._synced = time.monotonic()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
@@ -171,10 +184,8 @@ class Journal:
         Raises:
             MvigNasError: the disk is full or gone.
         """
-        if settings != self.study.user_attrs[SETTINGS]:
-            self._note(SETTINGS, settings)
-        if self.study.user_attrs.get(ENDED) is not None:
-            self._note(ENDED, None)
+        self._note(SETTINGS, settings)
+        self._note(ENDED, None)
 
     def end(self, reason: str) -> None:
         """Note why the search ended.
@@ -185,17 +196,9 @@ class Journal:
         self._note(ENDED, reason)
 
     def _note(self, name: str, value: Any) -> None:
-        try:
+        if self.study.user_attrs.get(name) != value:
             self.study.set_user_attr(name, value)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.sync()
-
-    def _unwritable(self, error: OSError) -> MvigNasError:
-        return MvigNasError(
-            f"the study must be writable, got {error.strerror!r} at {self.path}; every finished candidate is saved: "
-            "make room or mend the rights, then resume."
-        )
+            self.sync()
 
 
 def create(folder: Path, settings: Mapping[str, Any], is_front: bool) -> None:
@@ -308,10 +311,10 @@ def candidate_of(trial: FrozenTrial, space: SearchSpace, path: Path) -> Candidat
             reason=attributes.get("failure"),
             position=int(attributes.get("position_in_turn", trial.number)),
         )
-    except (KeyError, IndexError, TypeError, ValueError, StopIteration, MvigNasError) as error:
+    except (*_NO_STUDY, MvigNasError) as error:
         raise _damaged(path, which, f"it is no candidate ({error!r})") from error
-    if candidate.fingerprint != attributes["fingerprint"]:
-        raise _damaged(path, which, f"its parameters are not those of architecture {attributes['fingerprint']}")
+    if candidate.fingerprint != attributes.get("fingerprint"):
+        raise _damaged(path, which, f"its parameters are not those of architecture {attributes.get('fingerprint')}")
     return candidate
 
 
@@ -324,6 +327,13 @@ def _parameters(space: SearchSpace, architecture: Architecture) -> dict[str, Val
         if is_used and len(space.choices[name]) > 1:
             found[name] = value
     return found
+
+
+def _unwritable(path: Path, error: OSError) -> MvigNasError:
+    return MvigNasError(
+        f"the study must be writable, got {error.strerror!r} at {path}; every finished candidate is saved: make room "
+        "or mend the rights, then resume."
+    )
 
 
 def _missing(folder: Path) -> MvigNasError:

@@ -22,9 +22,9 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import hold_out, read_split
-from mvig_nas.scores import SupernetScore
+from mvig_nas.scores import Score, SupernetScore
 from mvig_nas.search import Candidate, Progress, Study, search
-from mvig_nas.search.contracts import Outcome, Score
+from mvig_nas.search.contracts import Outcome
 from mvig_nas.search.evaluators import ray_actors
 from mvig_nas.search.evaluators.local import LocalEvaluator
 from mvig_nas.search.evaluators.ray_actors import RayEvaluator
@@ -152,7 +152,6 @@ def test_workers_that_die_or_hang_cost_nothing_but_time(tmp_path: Path) -> None:
     once, always, hung = (a.fingerprint for a in asked[30:33])
     score = Faulty(tmp_path, {once: "die once", always: "die", hung: "hang"})
     with RayEvaluator(score, workers=2, timeout_s=1.5, retries=1) as evaluator:
-        evaluator._size = 8  # as if they were known to be cheap
         found = values(list(evaluator(asked, never)))
         reasons = {a.fingerprint: reason for a, (_, reason) in found.items() if reason}
         assert set(reasons) == {always, hung}
@@ -183,7 +182,7 @@ def test_nothing_begins_once_it_is_over_and_what_is_begun_ends(tmp_path: Path) -
 @pytest.mark.usefixtures("local")
 def test_closed_in_the_middle_it_gives_up_and_can_be_called_again(tmp_path: Path) -> None:
     asked = architectures(6)
-    score = Faulty(tmp_path, {asked[3].fingerprint: "hang"}, seconds=0.35)  # too dear to be sent together
+    score = Faulty(tmp_path, {asked[3].fingerprint: "hang"}, seconds=0.35)
     with RayEvaluator(score, workers=1) as evaluator:
         outcomes = evaluator(asked, never)
         assert [next(outcomes).architecture for _ in range(3)] == asked[:3]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Sequence
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search.contracts import Outcome, Score
+from mvig_nas.scores import Score
+from mvig_nas.search.contracts import Outcome
 
 
 class LocalEvaluator:

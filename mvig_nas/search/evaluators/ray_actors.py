@@ -10,12 +10,11 @@ import math
 import os
 import platform
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -26,14 +25,14 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search.contracts import Outcome, Score
+from mvig_nas.scores import Score
+from mvig_nas.search.contracts import Outcome
 from mvig_nas.search.evaluators.local import evaluated
+from mvig_nas.search.evaluators.ray_cluster import connected, knock, line, nodes, room
 
-_CALL_S = 0.3  # a call to a worker should take as long, so that its own 1 to 2 ms do not count
 _TICK_S = 1.0
 _PLACED_S = 60.0  # in which a cluster that is large enough must start a worker
 _HEAD_GONE_S = 10.0  # Ray itself ends the process after 60
-_REASON_LETTERS = 300
 
 _STARTING, _LOADING, _READY, _BUSY = "starting", "loading", "ready", "busy"
 
@@ -54,25 +53,21 @@ class _Remote:
 
         threadpool_limits(threads)
 
-    def evaluate(self, architectures: Sequence[Architecture]) -> list[tuple[float | None, float, str | None]]:
-        outcomes = []
-        for architecture in architectures:
-            began = time.perf_counter()
-            try:
-                outcome = evaluated(self._score, architecture)
-                outcomes.append((outcome.score, outcome.seconds, outcome.reason))
-            except (Exception, SystemExit) as error:
-                outcomes.append((None, time.perf_counter() - began, _line(f"{type(error).__name__}: {error}")))
-        return outcomes
+    def evaluate(self, architecture: Architecture) -> Outcome:
+        began = time.perf_counter()
+        try:
+            return evaluated(self._score, architecture)
+        except (Exception, SystemExit) as error:
+            seconds = time.perf_counter() - began
+            return Outcome(architecture, None, seconds, line(f"{type(error).__name__}: {error}"))
 
 
 @dataclass
 class _Task:
-    """An architecture to score; `alone` after it shared a call with a worker's death or a hang."""
+    """An architecture to score, and how many workers died of it."""
 
     architecture: Architecture
     deaths: int = 0
-    alone: bool = False
 
 
 @dataclass(eq=False)
@@ -80,7 +75,7 @@ class _Worker:
     actor: Any
     stage: str
     reference: Any
-    tasks: list[_Task] = field(default_factory=list)
+    task: _Task | None = None
     began: float = 0.0
     deadline: float = math.inf
 
@@ -88,10 +83,9 @@ class _Worker:
 class RayEvaluator:
     """An `Evaluator` whose scores are computed by actors of a Ray cluster; use it in a `with` statement.
 
-    Evaluations that take less than 0.3 s are sent several at a time. A worker that dies is made anew, on another node
-    if need be, and what it had not finished is evaluated again. An evaluation that raises, kills its worker again and
-    again or takes too long is an outcome with a reason. A connection to Ray that this process has already is used, and
-    left as it is.
+    A worker evaluates one architecture at a time. One that dies is made anew, on another node if need be, and what it
+    had not finished is evaluated again. An evaluation that raises, kills its worker again and again or takes too long
+    is an outcome with a reason. A connection to Ray that this process has already is used, and left as it is.
 
     Args:
         score: what to compute; sent to each worker once.
@@ -134,18 +128,17 @@ class RayEvaluator:
         self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._retries = retries
         self._start_timeout_s = start_timeout_s
-        self._connected_here = False
+        self._connection = ExitStack()
         self._workers: list[_Worker] = []
         self._queue: deque[_Task] = deque()
-        self._size = 1
-        self._mean_s: float | None = None
         self._failed_starts = 0
 
     def __enter__(self) -> Self:
         try:
-            self._connect()
+            cpus = None if self._asked is None else math.ceil(self._asked * self._cpus)
+            self._connection.enter_context(connected(self._address, cpus=cpus, timeout_s=self._start_timeout_s))
             if self._asked is None:
-                self._count = self._room()
+                self._count = room({"CPU": self._cpus, "GPU": self._gpus})
             self._head = ray.get_runtime_context().gcs_address
             self._pickled = _sent(self._score)
             self._placed_at = self._head_seen_at = time.monotonic()
@@ -166,19 +159,12 @@ class RayEvaluator:
         """Ends the workers, and the connection to Ray if it was made here."""
         for worker in tuple(self._workers):
             self._dismiss(worker)
-        if self._connected_here:
-            self._connected_here = False
-            ray.shutdown()
+        self._connection.close()
 
     @property
     def workers(self) -> int:
         """Evaluations at a time."""
         return self._count
-
-    def _room(self) -> int:
-        """Workers that the nodes of now hold, at least one."""
-        each = (("CPU", self._cpus), ("GPU", self._gpus))
-        return max(1, sum(min(int(node.get(name, 0) / need) for name, need in each if need) for node in _nodes()))
 
     def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
         """As `Evaluator`.
@@ -206,26 +192,6 @@ class RayEvaluator:
             for worker in [worker for worker in self._workers if worker.stage == _BUSY]:
                 self._dismiss(worker)
 
-    def _connect(self) -> None:
-        if ray.is_initialized():
-            return
-        if self._address is None:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            try:
-                # of this thread, not of another: its end would be that of the processes it starts
-                ray.init(
-                    "local",
-                    num_cpus=None if self._asked is None else math.ceil(self._asked * self._cpus),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            except (RayError, RuntimeError, TimeoutError, OSError, ValueError) as error:
-                raise MvigNasError(f"Ray must start on this machine, but: {_line(error)}; see /tmp/ray.") from error
-        else:
-            _join(self._address, self._start_timeout_s)
-        self._connected_here = True
-
     def _hire(self) -> None:
         remote: Any = ray.remote(_Remote)
         hired = remote.options(num_cpus=self._cpus, num_gpus=self._gpus, scheduling_strategy="SPREAD")
@@ -243,18 +209,10 @@ class RayEvaluator:
             if not self._queue:
                 return
             if worker.stage == _READY:
-                worker.tasks = self._next()
-                worker.reference = worker.actor.evaluate.remote([task.architecture for task in worker.tasks])
+                worker.task = self._queue.popleft()
+                worker.reference = worker.actor.evaluate.remote(worker.task.architecture)
                 worker.stage, worker.began = _BUSY, time.monotonic()
-                slack_s = _CALL_S if len(worker.tasks) > 1 else 0.0
-                worker.deadline = worker.began + self._timeout_s + slack_s
-
-    def _next(self) -> list[_Task]:
-        share = math.ceil(len(self._queue) / self._count)
-        tasks = [self._queue.popleft()]
-        while not tasks[0].alone and len(tasks) < min(self._size, share) and not self._queue[0].alone:
-            tasks.append(self._queue.popleft())
-        return tasks
+                worker.deadline = worker.began + self._timeout_s
 
     def _step(self) -> list[Outcome]:
         """Waits a moment for news of the workers, and deals with it."""
@@ -281,9 +239,9 @@ class RayEvaluator:
         try:
             news = ray.get(worker.reference)
         except RayTaskError as error:
-            cause = _line(f"{type(error.cause).__name__}: {error.cause}" if error.cause else error)
-            if worker.stage == _BUSY:
-                return self._done(worker, [(None, 0.0, cause)] * len(worker.tasks))
+            cause = line(f"{type(error.cause).__name__}: {error.cause}" if error.cause else error)
+            if worker.task is not None:
+                return self._done(worker, Outcome(worker.task.architecture, None, 0.0, cause))
             raise MvigNasError(
                 f"a worker must be able to load the score {self.name!r}, but: {cause}; what it reads must be at the "
                 "same path on every node."
@@ -301,20 +259,14 @@ class RayEvaluator:
             return []
         return self._done(worker, news)
 
-    def _done(self, worker: _Worker, results: Sequence[tuple[float | None, float, str | None]]) -> list[Outcome]:
-        outcomes = [
-            Outcome(task.architecture, score, seconds, reason)
-            for task, (score, seconds, reason) in zip(worker.tasks, results, strict=True)
-        ]
-        mean_s = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
-        self._mean_s = mean_s if self._mean_s is None else (self._mean_s + mean_s) / 2
-        self._size = max(1, min(4 * self._size, int(_CALL_S / max(self._mean_s, 1e-6))))
-        worker.stage, worker.tasks, worker.deadline = _READY, [], math.inf
-        return outcomes
+    def _done(self, worker: _Worker, outcome: Outcome) -> list[Outcome]:
+        worker.stage, worker.task, worker.deadline = _READY, None, math.inf
+        return [outcome]
 
     def _died(self, worker: _Worker, cause: str) -> list[Outcome]:
         self._dismiss(worker)
-        if worker.stage != _BUSY:
+        task = worker.task
+        if task is None:
             self._failed_starts += 1
             if self._failed_starts > self._retries:
                 raise MvigNasError(
@@ -322,32 +274,24 @@ class RayEvaluator:
                     f"every node must have mvig-nas {version('mvig-nas')} installed and enough memory."
                 )
             return []
-        _log.warning("a worker died, %d architectures are evaluated again: %s", len(worker.tasks), cause)
-        outcomes = []
-        for task in reversed(worker.tasks):
-            task.deaths += 1
-            task.alone = True
-            if task.deaths > self._retries:
-                reason = f"its worker died {task.deaths} times, the last time: {cause}"
-                outcomes.append(Outcome(task.architecture, None, time.monotonic() - worker.began, reason))
-            else:
-                self._queue.appendleft(task)
-        return outcomes
+        task.deaths += 1
+        if task.deaths > self._retries:
+            reason = f"its worker died {task.deaths} times, the last time: {cause}"
+            return [Outcome(task.architecture, None, time.monotonic() - worker.began, reason)]
+        _log.warning("a worker died, its architecture is evaluated again: %s", cause)
+        self._queue.appendleft(task)
+        return []
 
     def _late(self, worker: _Worker, now: float) -> list[Outcome]:
         self._dismiss(worker)
-        if len(worker.tasks) == 1:
-            reason = f"took longer than the {self._timeout_s:g} s that an evaluation may take"
-            return [Outcome(worker.tasks[0].architecture, None, now - worker.began, reason)]
-        # which of them hung shows when each is on its own
-        for task in reversed(worker.tasks):
-            task.alone = True
-            self._queue.appendleft(task)
-        return []
+        if worker.task is None:
+            return []
+        reason = f"took longer than the {self._timeout_s:g} s that an evaluation may take"
+        return [Outcome(worker.task.architecture, None, now - worker.began, reason)]
 
     def _check_head(self, now: float) -> None:
         with suppress(OSError):
-            _knock(self._head, _TICK_S)
+            knock(self._head, _TICK_S)
             self._head_seen_at = time.monotonic()
         if now - self._head_seen_at > _HEAD_GONE_S:
             raise MvigNasError(
@@ -363,10 +307,10 @@ class RayEvaluator:
         # asked without a head, Ray would not answer for a minute
         if waited_s <= min(self._start_timeout_s, _PLACED_S) or now - self._head_seen_at > 2 * _TICK_S:
             return
-        nodes = _nodes()
+        found = nodes()
         need = f"{self._cpus:g} CPUs and {self._gpus:g} GPUs"
-        if not any(node.get("CPU", 0) >= self._cpus and node.get("GPU", 0) >= self._gpus for node in nodes):
-            have = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes) or "no node"
+        if not any(node.get("CPU", 0) >= self._cpus and node.get("GPU", 0) >= self._gpus for node in found):
+            have = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in found) or "no node"
             raise MvigNasError(
                 f"a worker needs a node of {need}, but the cluster has {have}; ask for less, or add nodes."
             )
@@ -377,53 +321,9 @@ class RayEvaluator:
             )
 
 
-def _nodes() -> list[dict[str, float]]:
-    """Resources of the nodes that are there now."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
 def _require(name: str, value: object, holds: bool, rule: str) -> None:
     if not holds:
         raise MvigNasError(f"`{name}` of a Ray evaluator must be {rule}, got {value}.")
-
-
-def _join(address: str, timeout_s: float) -> None:
-    """Joins a cluster; ray.init alone would try for minutes."""
-    if "://" in address:
-        raise MvigNasError(
-            f"a search must run on a machine of the cluster, which `auto` or host:port is the address of, got "
-            f"{address}; start it there."
-        )
-    until = time.monotonic() + timeout_s
-    unreachable = MvigNasError(
-        f"the head of a Ray cluster must answer at {address} within {timeout_s:g} s, but none did; check `ray status`, "
-        "and that this machine is one of the cluster's."
-    )
-    if address != "auto":
-        try:
-            _knock(address, timeout_s)
-        except (OSError, ValueError) as error:
-            raise unreachable from error
-    failures: list[Exception] = []
-
-    def join() -> None:
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=join, daemon=True)
-    thread.start()
-    thread.join(max(0.0, until - time.monotonic()))
-    if thread.is_alive() or isinstance(next(iter(failures), None), ConnectionError):
-        raise unreachable
-    if failures:
-        raise MvigNasError(f"the Ray cluster at {address} must be joined, but: {_line(failures[0])}") from failures[0]
-
-
-def _knock(address: str, timeout_s: float) -> None:
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
 
 
 def _sent(score: Score) -> Any:
@@ -431,13 +331,13 @@ def _sent(score: Score) -> Any:
         return ray.put(cloudpickle.dumps(score))  # type: ignore[no-untyped-call]
     except (ObjectStoreFullError, OutOfDiskError, MemoryError) as error:
         raise MvigNasError(
-            f"the score must fit into Ray's object store, but it is full: {_line(error)}; start Ray with a larger "
+            f"the score must fit into Ray's object store, but it is full: {line(error)}; start Ray with a larger "
             "--object-store-memory, or free disk under its --temp-dir."
         ) from error
     except (TypeError, AttributeError, ValueError) as error:
         raise MvigNasError(
             f"a score must be one that can be pickled, to be sent to workers, but {score.name!r} is not: "
-            f"{_line(error)}; leave --evaluator ray out."
+            f"{line(error)}; leave --evaluator ray out."
         ) from error
 
 
@@ -457,8 +357,4 @@ def _check_versions(theirs: dict[str, str]) -> None:
 
 def _why(error: RayError) -> str:
     """Ray's words without its table of identities."""
-    return _line("\n".join(line for line in str(error).splitlines() if not line.startswith(("\t", " "))))
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:_REASON_LETTERS]
+    return line("\n".join(line for line in str(error).splitlines() if not line.startswith(("\t", " "))))
