@@ -5,7 +5,7 @@ from typing import Self
 
 
 class Bar:
-    """A bar with time left on a terminal; elsewhere, and where output is for machines, nothing but asked-for lines."""
+    """A bar with the time left, on a terminal; elsewhere, only the lines that are asked for are printed."""
 
     def __init__(self, title: str, hidden: bool) -> None:
         from rich.console import Console
@@ -39,16 +39,16 @@ class Bar:
         return self._console.is_terminal
 
     def show(self, done: int, total: int | None, facts: str = "", title: str | None = None) -> None:
-        """State of now."""
+        """Show how much is done, of how much, and facts beside it."""
         self._progress.update(self._task, completed=done, total=total, facts=facts)
         self.name(title)
 
     def name(self, title: str | None, facts: str | None = None) -> None:
-        """Another title, or other facts, at the same state."""
+        """Change the title or the facts, and leave what is done as it is."""
         changes = {"description": title, "facts": facts}
         self._progress.update(self._task, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
     def line(self, text: str) -> None:
-        """A line that stays, on a terminal or not."""
+        """Print a line that stays, on a terminal or not."""
         if not self._hidden:
             self._console.print(text, markup=False, highlight=False)

@@ -1,7 +1,6 @@
 """Batches of images: an endless numbered sequence to train on, a fixed one to evaluate on.
 
-Random numbers depend on a key alone, see `seeded`.
-B images a batch, R pixels a side.
+Random numbers depend on a key alone, see `seeded`. Shapes: B images a batch, R pixels a side.
 """
 
 import random
@@ -23,7 +22,7 @@ from mvig_nas.image_data.transforms import Transform, evaluation_transform, read
 from mvig_nas.recipes import Preprocessing
 
 Batch = tuple[Tensor, Tensor]  # (B, 3, R, R) float32, (B,) int64
-Key = tuple[int, int, int]  # epoch, place in the list of images, copy
+Key = tuple[int, int, int]  # epoch, index in the list of images, copy
 
 # the key parts which keep apart the two uses of one seed
 _ORDER, _AUGMENTATION = 0, 1
@@ -72,7 +71,7 @@ class TrainingImages:
     Batch j belongs to epoch ``j // batches_per_epoch``; an epoch is a permutation of the images less the last, partial
     batch. With `repeats`, an image stands there so many times in a row, each time augmented anew, and the epoch, no
     longer than without, holds fewer different ones (repeated augmentation, arXiv 1901.09335). How an image is augmented
-    depends on the seed, the epoch, its place in the list and which of its copies it is alone.
+    depends on the seed, the epoch, its index in the list and which of its copies it is alone.
 
     Raises:
         MvigNasError: there are fewer images than one batch.
@@ -117,11 +116,11 @@ class TrainingImages:
     def _keys(self, numbers: Iterable[int]) -> Iterator[list[Key]]:
         order_of, order = -1, torch.empty(0)
         for number in numbers:
-            epoch, place = divmod(number, self.batches_per_epoch)
+            epoch, position = divmod(number, self.batches_per_epoch)
             if epoch != order_of:
                 generator = torch.Generator().manual_seed(seed_of(_ORDER, self._seed, epoch))
                 order_of, order = epoch, torch.randperm(len(self.images), generator=generator)
-            first = place * self.batch_size
+            first = position * self.batch_size
             slots = range(first, first + self.batch_size)
             yield [(epoch, int(order[slot // self._repeats]), slot % self._repeats) for slot in slots]
 

@@ -38,6 +38,12 @@ class LabelledImages:
         lines = "\0".join(("\0".join(self.classes), "", *self.names))
         return sha256(os.fsencode(lines)).hexdigest()[:16]
 
+    @cached_property
+    def sizes_digest(self) -> str:
+        """16 hexadecimal digits over the sizes of the files in bytes; files that cannot be read count as empty."""
+        sizes = (os.stat(path).st_size if os.path.isfile(path) else 0 for path in self.paths)
+        return sha256(" ".join(map(str, sizes)).encode()).hexdigest()[:16]
+
 
 def read_split(data: Path, split: Literal["train", "val"]) -> LabelledImages:
     """The images of ``data/train/CLASS`` or ``data/val/CLASS``, those in folders below a class too.

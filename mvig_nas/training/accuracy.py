@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, TrainingImages, resized, subset
 from mvig_nas.network import MobileViG
+from mvig_nas.training.guard import DivergedError
 
 CALIBRATION_IMAGES = 2048
 _BATCH = 128
@@ -72,14 +72,14 @@ def top1(network: nn.Module, images: EvaluationImages | Sequence[tuple[Tensor, T
     """Share of the images whose class has the largest logit, in [0, 1].
 
     Raises:
-        MvigNasError: a logit is not finite.
+        DivergedError: a logit is not finite.
     """
     network.eval()
     device = next(network.parameters()).device
     right, count = 0, 0
     for batch, targets in images:
         logits = network(resized(batch.to(device), resolution))
-        _check_finite(logits)
+        _require_finite(bool(torch.isfinite(logits).all()))
         right += int((logits.argmax(dim=1).cpu() == targets).sum())
         count += len(targets)
     return right / count
@@ -127,7 +127,7 @@ class Tally:
 
     @property
     def accuracy(self) -> Accuracy:
-        """Of what was added."""
+        """The accuracy on all that was added."""
         total = int(self._confusion.sum())
         return Accuracy(float(np.trace(self._confusion) / total), self._within / total, self._confusion)
 
@@ -151,13 +151,14 @@ def accuracies(
             all images.
 
     Raises:
-        MvigNasError: a logit is not finite.
+        DivergedError: a logit is not finite.
     """
     network.eval()
     device = next(network.parameters()).device
     heads = {"labels": network.head, "teacher": network.head_dist}
     present = {name: head for name, head in heads.items() if head is not None}
     tallies = {name: Tally(network.num_classes) for name in ("mean", *(present if len(present) > 1 else ()))}
+    spoiled = 0
     for batch, targets in images:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
             features = network.forward_features(resized(batch.to(device), resolution))
@@ -165,11 +166,13 @@ def accuracies(
             each = {name: head(hidden[:, :, None, None]).flatten(1).float().cpu() for name, head in present.items()}
         each["mean"] = torch.stack(list(each.values())).mean(dim=0)
         for name, tally in tallies.items():
-            _check_finite(each[name])
             tally.add(each[name], targets)
+        spoiled += int((~torch.isfinite(torch.stack(list(each.values())))).sum())
     if add_up is not None:
+        spoiled = int(add_up(torch.tensor([spoiled])))
         for tally in tallies.values():
             tally.combine(add_up)
+    _require_finite(not spoiled)  # after all processes have met, as the others wait for this one
     return {name: tally.accuracy for name, tally in tallies.items()}
 
 
@@ -187,10 +190,10 @@ def accuracies_on(
 
 
 def shares(found: Mapping[str, Accuracy]) -> dict[str, dict[str, float]]:
-    """Accuracies as plain values."""
+    """Top-1 and top-5 of each classifier, as plain values."""
     return {name: {"top1": each.top1, "top5": each.top5} for name, each in found.items()}
 
 
-def _check_finite(logits: Tensor) -> None:
-    if not torch.isfinite(logits).all():
-        raise MvigNasError("logits must be finite, got NaN or infinity; the weights have diverged, train anew.")
+def _require_finite(is_finite: bool) -> None:
+    if not is_finite:
+        raise DivergedError("logits must be finite, got NaN or infinity; the weights have diverged, train anew.")

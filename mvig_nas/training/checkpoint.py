@@ -1,7 +1,10 @@
 """Checkpoints: one file with everything that a training needs to go on as if it had never stopped."""
 
+import fcntl
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -13,6 +16,7 @@ from mvig_nas.files import save
 
 SCHEMA = 1
 FILE = "state.pt"
+LOCK = "training.lock"  # holds the number of the process that trains
 
 
 def write_checkpoint(folder: Path, values: Mapping[str, Any]) -> None:
@@ -26,10 +30,33 @@ def write_checkpoint(folder: Path, values: Mapping[str, Any]) -> None:
     save(folder / FILE, buffer.getvalue())
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left: as much as a whole checkpoint each time."""
-    for path in folder.glob(f"{FILE}.*.tmp"):
-        path.unlink(missing_ok=True)
+@contextmanager
+def only_training(folder: Path) -> Iterator[None]:
+    """While this process trains in the folder, no other may.
+
+    The lock is the kind that processes forked by this one do not hold: a training that is killed can be resumed at
+    once, though its workers may live for some seconds longer.
+
+    Raises:
+        MvigNasError: another process trains there, or the folder cannot be written.
+    """
+    try:
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another folder.") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise MvigNasError(
+                f"only one process may train in {folder}, but process {file.read().strip()} is at it; wait until it "
+                "has ended, or stop it."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:

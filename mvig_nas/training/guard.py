@@ -12,6 +12,8 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
+from mvig_nas.errors import MvigNasError
+
 _REMEMBERED = 100  # losses
 _FIRST = 20  # losses before any is called an outlier
 # An outlier is some times the median of the remembered, and so many nats: where the median is near 0, a few images with
@@ -21,9 +23,13 @@ _COLLAPSE = 1.5  # times the lowest median so far, and half a nat more
 _LATEST = 10  # losses that show a collapse before the median does
 
 
+class DivergedError(MvigNasError):
+    """The weights answer with what is no number."""
+
+
 @dataclass(frozen=True)
 class Rollback:
-    """A return to an earlier step: the step that diverged, its loss, where the run went on from, at what rate."""
+    """A return to an earlier step: what step diverged, its loss, the step returned to, and the rate's factor since."""
 
     step: int
     loss: float
@@ -32,7 +38,7 @@ class Rollback:
 
 
 class Guard:
-    """Remembers losses; plain values both ways, as it travels in checkpoints."""
+    """Remembers losses, in nats, and tells which is too high; it travels in checkpoints as plain values."""
 
     def __init__(self) -> None:
         self._losses: deque[float] = deque(maxlen=_REMEMBERED)
@@ -57,7 +63,7 @@ class Guard:
         return not latest or not self._collapsed(median(latest))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Losses and their lowest median, as plain values."""
         return {"losses": list(self._losses), "lowest": self._lowest}
 
     @classmethod

@@ -27,7 +27,7 @@ _USUAL_TRIM = 64 * 2**20
 
 @dataclass(frozen=True)
 class Process:
-    """This process among its equals."""
+    """This process, and how many others share its training."""
 
     device: torch.device
     rank: int = 0
@@ -35,7 +35,7 @@ class Process:
 
     @classmethod
     def start(cls, device: str = "auto") -> "Process":
-        """Joins the processes that `torchrun` started, if it did.
+        """Join the processes that `torchrun` started, if it did.
 
         Args:
             device: `auto` for a GPU where there is one, else a name of torch's, e.g. `cpu` or `cuda:1`; `auto` and
@@ -81,7 +81,7 @@ class Process:
             )
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Every gradient becomes its sum over the processes; all must have the same ones."""
+        """Every gradient becomes its sum over the processes, which must all have gradients of the same weights."""
         if self.world_size == 1:
             return
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -93,7 +93,7 @@ class Process:
             first += gradient.numel()
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the processes."""
+        """The sum of what the processes hand in; all must call this."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
@@ -119,12 +119,12 @@ class Process:
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have come here."""
         if self.world_size > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Leave the processes that `start` joined."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 

@@ -103,7 +103,7 @@ class ClassificationStep:
             network.set_distilled_training()
 
     def start(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> bool:
-        """All steps are of one kind."""
+        """Nothing changes between steps."""
         del step, steps, optimizer
         return False
 
@@ -175,7 +175,7 @@ class SupernetStep:
         self.networks: tuple[Architecture, ...] = ()
 
     def start(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> bool:
-        """Draw the step's sub-networks; when widths open, sort channels first. Whether a phase begins."""
+        """Draw the step's sub-networks, sort channels where widths open, and tell whether a phase begins."""
         self.networks = self.sampling.networks(step, steps)
         phase = self.sampling.phase(step, steps)
         begins = step > 0 and phase != self.sampling.phase(step - 1, steps)

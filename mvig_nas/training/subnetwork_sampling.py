@@ -79,7 +79,7 @@ class Sampling:
             raise MvigNasError(f"`random_networks` must be at least 1, got {self.random_networks}.")
 
     def phase(self, step: int, steps: int) -> int:
-        """Place in `PHASES` of this step, the last one from the start if the training is not progressive."""
+        """Index in `PHASES` of this step, the last one from the start if the training is not progressive."""
         return min(step * len(PHASES) // steps, WIDTHS_OPEN) if self.progressive else WIDTHS_OPEN
 
     def networks(self, step: int, steps: int) -> tuple[Architecture, ...]:
@@ -91,8 +91,8 @@ class Sampling:
 
         count = self.random_networks + (2 if self.rule == "uniform" else 0)
         drawn = []
-        for place in range(count):
-            rng = random.Random(f"{self.seed} {step} {place}")
+        for index in range(count):
+            rng = random.Random(f"{self.seed} {step} {index}")
             drawn.append(draw(rng) if self.latency_range is None else self.latency_range.draw(draw, rng))
         if self.rule == "sandwich":
             drawn = [self.space.largest, self._within(self.space.smallest, phase), *drawn]
@@ -104,5 +104,5 @@ class Sampling:
             return architecture
         names = {name for names in PHASES[: phase + 1] for name in names}
         values, largest = self.space.encode(architecture), self.space.encode(self.space.largest)
-        open_keys = names | {f"stage{place}.{name}" for place in range(1, STAGES + 1) for name in names}
+        open_keys = names | {f"stage{number}.{name}" for number in range(1, STAGES + 1) for name in names}
         return self.space.decode({key: values[key] if key in open_keys else largest[key] for key in values})

@@ -1,4 +1,4 @@
-"""What a training writes of itself: a CSV, TensorBoard scalars, and a Progress for whoever shows a bar."""
+"""What a training tells of itself: rows of CSV files, TensorBoard scalars, and a `Progress` for a bar."""
 
 import csv
 import io
@@ -57,7 +57,7 @@ class Log:
         self.go_back(step)
 
     def go_back(self, step: int) -> None:
-        """Forget the rows after this step."""
+        """Remove the rows after this step, which come again."""
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._columns, self._last = {}, {}
@@ -95,7 +95,7 @@ class Log:
             self._board.flush()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the TensorBoard file."""
         with _writable(self._folder):
             self._board.close()
 

@@ -21,17 +21,17 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import make_folder
+from mvig_nas.files import make_folder, remove_unfinished
 from mvig_nas.image_data import TrainingImages, seeded
 from mvig_nas.recipes import Execution, Recipe
 from mvig_nas.run_folder import require_same
 from mvig_nas.training.checkpoint import (
     FILE,
+    only_training,
     read_checkpoint,
-    remove_unfinished,
     write_checkpoint,
 )
-from mvig_nas.training.guard import Guard, Rollback
+from mvig_nas.training.guard import DivergedError, Guard, Rollback
 from mvig_nas.training.process import Process, freed_memory_kept, stop_requests
 from mvig_nas.training.steps import Step, Validate, steps_of
 from mvig_nas.training.training_log import VALIDATION, Log, Progress
@@ -123,6 +123,7 @@ class _Run:
         self.process = process = Process.start(execution.torch_device)
         process.require_equal_shares(recipe.micro_batches)
         self.identity = {"recipe": plain(recipe), "images": images.images.digest, **identity}
+        self.sizes = images.images.sizes_digest
         self.steps = steps_of(images, recipe)
         self.model = step.model.to(process.device)
         self.optimizer = create_optimizer_v2(
@@ -152,24 +153,30 @@ class _Run:
 
     def __call__(self, stopped: Callable[[], bool]) -> Outcome:
         began = time.monotonic()
-        if self.execution.resume:
-            self._restore(read_checkpoint(self.folder))
-        else:
-            self._begin()
-        if self.execution.compiled:
-            self.model.compile()
-        if self.process.is_first:
-            remove_unfinished(self.folder)
-        stop_at = math.inf if self.execution.stop_after is None else self.done + self.execution.stop_after
-        log = Log(self.folder, self.done) if self.process.is_first else None
+        saved = self._checkpoint()
         with contextlib.ExitStack() as at_end:
-            if log is not None:
+            if self.process.is_first:
+                make_folder(self.folder)
+                at_end.enter_context(only_training(self.folder))
+                remove_unfinished(self.folder / FILE)
+            if saved is None:
+                self._save()
+            else:
+                self._restore(saved)
+            if self.execution.compiled:
+                self.model.compile()
+            stop_at = math.inf if self.execution.stop_after is None else self.done + self.execution.stop_after
+            log = None
+            if self.process.is_first:
+                log = Log(self.folder, self.done)
                 at_end.callback(log.close)
-            while self.done < self.steps:
-                self._go_on(log, lambda: stopped() or self.done >= stop_at)
+            has_ended = False
+            while not has_ended:
+                while self.done < self.steps:
+                    self._go_on(log, lambda: stopped() or self.done >= stop_at)
+                has_ended = self._validated(log)
             if self.saved != self.done:
                 self._save()
-            self._validate(log)
         return Outcome(self._averaged, self.model, tuple(self.rollbacks), time.monotonic() - began)
 
     @property
@@ -189,10 +196,7 @@ class _Run:
                 waited_now, values, is_finite = self._step(batches)
                 waited += waited_now
                 if self.guard.diverges(values["loss"]) or not is_finite:
-                    message = self._roll_back(values["loss"], is_finite)
-                    if log is not None:
-                        log.go_back(self.done)
-                    self._show(values["loss"], 0.0, 0.0, message)
+                    self._roll_back(log, self.done, values["loss"], _told(values["loss"], is_finite))
                     return
                 self._apply()
                 self.summed += 1
@@ -211,7 +215,8 @@ class _Run:
                 self._show(values["loss"], rate, waited / seconds)
             if self._ends_epochs():
                 paused = time.monotonic()
-                self._validate(log)
+                if not self._validated(log):
+                    return
                 began += time.monotonic() - paused
             self._save_or_stop(stopped())
 
@@ -233,14 +238,20 @@ class _Run:
         before, now = ((self.done - less) * self.recipe.epochs // (self.steps * every) for less in (1, 0))
         return before != now
 
-    def _validate(self, log: Log | None) -> None:
+    def _validated(self, log: Log | None) -> bool:
+        """Whether the weights answer with numbers; if not, the training is back at its last checkpoint."""
         if self.validate is None:
-            return
+            return True
         self._average_buffers()
-        found = self.validate(self._averaged, self.done * self.recipe.epochs // self.steps)
+        try:
+            found = self.validate(self._averaged, self.done * self.recipe.epochs // self.steps)
+        except DivergedError:
+            self._roll_back(log, self.done - 1, math.nan, "the weights after it answer NaN or infinity")
+            return False
         if log is not None:
             log.write(self.done, found.values, VALIDATION)
         self._show(math.nan, 0.0, 0.0, found.message)
+        return True
 
     @property
     def _rate(self) -> float:
@@ -314,15 +325,16 @@ class _Run:
         if self.average is not None:
             self.average.update(self.model, step=self.done)
 
-    def _begin(self) -> None:
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """What to go on from; all processes have looked before the first one writes into the folder."""
+        if self.execution.resume:
+            return read_checkpoint(self.folder)
         if (self.folder / FILE).exists():
             raise MvigNasError(
                 f"{self.folder} holds a training already; go on with it (--resume), or take another folder."
             )
         self.process.wait()
-        if self.process.is_first:
-            make_folder(self.folder)
-        self._save()
+        return None
 
     def _save(self) -> None:
         """Write the state; all processes must come here."""
@@ -334,6 +346,7 @@ class _Run:
             self.folder,
             {
                 "identity": self.identity,
+                "sizes": self.sizes,
                 "step": self.done,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -358,6 +371,11 @@ class _Run:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         require_same(saved["identity"], self.identity)
+        if saved.get("sizes", self.sizes) != self.sizes:  # an older version did not keep them
+            raise MvigNasError(
+                f"a resumed training must see the images that it began with, but files below {self.images.images.root} "
+                "have other sizes now; restore them, or start anew in another folder."
+            )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
@@ -370,17 +388,12 @@ class _Run:
         self.rollbacks = [Rollback(**values) for values in saved["rollbacks"]]
         self.sums, self.summed = dict(saved["row"]["sums"]), saved["row"]["steps"]
 
-    def _roll_back(self, loss: float, is_finite: bool) -> str:
-        """Back to the last checkpoint, to go on without the step that diverged, and slower if that was not enough.
-
-        Returns what to tell of it; `is_finite` is of the gradients.
-        """
-        failed = self.done
+    def _roll_back(self, log: Log | None, failed: int, loss: float, what: str) -> None:
+        """Back to the last checkpoint, to go on without the step that failed, and slower if that was not enough."""
         saved = read_checkpoint(self.folder)
         self.process.wait()
         known = self.rollbacks
         again = [rollback for rollback in known if rollback.to_step == saved["step"]]
-        what = _told(loss, is_finite)
         if len(again) >= _ROLLBACKS:
             raise MvigNasError(
                 f"the loss must stay finite and near what it was, but at step {failed} {what}, after {len(again)} "
@@ -393,8 +406,11 @@ class _Run:
         self.rate_scale, self.skipped = rate_scale, skipped
         self.rollbacks = [*known, Rollback(failed, loss, self.done, rate_scale)]
         self._save()
+        if log is not None:
+            log.go_back(self.done)
         slower = "" if rate_scale == 1 else f", at {rate_scale:g} times the learning rate"
-        return f"step {failed} diverged ({what}); went back to step {self.done}, leaving it out{slower}"
+        message = f"step {failed} diverged ({what}); went back to step {self.done}, leaving it out{slower}"
+        self._show(loss, 0.0, 0.0, message)
 
     def _show(self, loss: float, rate: float, waiting: float, message: str | None = None) -> None:
         if self.on_progress is not None and self.process.is_first:

@@ -1,4 +1,4 @@
-"""How good a network is while it trains, and its best weights so far, kept."""
+"""Validation measures a network while it trains, and keeps the best weights so far."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +32,8 @@ class Validation:
         found: accuracies of the last validation, of each classifier and their mean.
 
     Raises:
-        MvigNasError: `best` is there and damaged; when called, an image is damaged, a logit is not finite or the disk
-            is full.
+        MvigNasError: `best` is there and damaged; when called, an image is damaged or the disk is full, and
+            `DivergedError` where a logit is not finite.
     """
 
     def __init__(

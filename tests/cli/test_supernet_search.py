@@ -307,6 +307,7 @@ def test_train_search_and_rank_by_command(
         "state.pt",
         "supernet.safetensors",
         "tensorboard",
+        "training.lock",
     }
     training = load_supernet(out).training
     assert training["recipe"]["learning_rate"] == 0.005

@@ -121,7 +121,7 @@ def test_what_is_refused(request_: FinalistsRequest, tmp_path: Path) -> None:
     folder.mkdir()
     with claim(folder / "lock"), pytest.raises(MvigNasError, match="another is at work there"):
         hold(request)
-    with pytest.raises(MvigNasError, match="`count` was 3 and is now 4"):
+    with pytest.raises(MvigNasError, match="`--count` was 3 and is now 4"):
         hold(replace(request, count=4), resume=True)
     with pytest.raises(MvigNasError, match="go on with it by --resume"):
         hold(request)

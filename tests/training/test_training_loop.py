@@ -34,12 +34,13 @@ from mvig_nas.training import (
     Recipe,
     Rollback,
     StopTraining,
+    Validated,
     read_checkpoint,
     steps_of,
     train,
     train_alone,
 )
-from mvig_nas.training.guard import Guard
+from mvig_nas.training.guard import DivergedError, Guard
 from mvig_nas.training.process import freed_memory_kept
 from tests.images import write_images
 from tests.strategies import REPOSITORY
@@ -331,6 +332,42 @@ class TestResuming:
         with pytest.raises(MvigNasError, match=r"`architecture\.[a-z_.]+` was .* and is now "):
             train_alone(SPACE.largest, images, ALONE_RECIPE, tmp_path, execution=RESUMED)
 
+    def test_changed_images_under_old_names(self, tmp_path: Path) -> None:
+        data = write_images(tmp_path / "data")
+        with pytest.raises(StopTraining):
+            train_pixels(read_split(data, "train"), PIXELS, tmp_path / "run", execution=Execution(stop_after=5))
+        image = next((data / "train").rglob("*.jpg"))
+        image.write_bytes(image.read_bytes() + b"0")
+        with pytest.raises(MvigNasError, match=r"must see the images that it began with, but .* other sizes"):
+            train_pixels(read_split(data, "train"), PIXELS, tmp_path / "run", execution=RESUMED)
+
+    def test_a_second_process_is_refused_by_the_number_of_the_first(
+        self, images: LabelledImages, tmp_path: Path
+    ) -> None:
+        told: list[str] = []
+
+        def resume_elsewhere(progress: Progress) -> None:
+            if progress.step == 5:
+                reader, writer = os.pipe()
+                child = os.fork()
+                if not child:
+                    try:
+                        train_pixels(images, PIXELS, tmp_path, execution=RESUMED)
+                    except MvigNasError as error:
+                        os.write(writer, str(error).encode())
+                    os._exit(0)
+                os.close(writer)
+                os.waitpid(child, 0)
+                told.append(os.read(reader, 1000).decode())
+                os.close(reader)
+
+        train_pixels(images, PIXELS, tmp_path, on_progress=resume_elsewhere)
+        assert told == [
+            f"only one process may train in {tmp_path}, but process {os.getpid()} is at it; wait until it has ended, "
+            "or stop it."
+        ]
+        assert read_checkpoint(tmp_path)["step"] == 45
+
     @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.999])
     def test_a_checkpoint_cut_short(self, kept: float, images: LabelledImages, stopped: Path) -> None:
         content = (stopped / "state.pt").read_bytes()
@@ -467,6 +504,23 @@ class TestDivergence:
         # The step is begun, as it may open a phase, yet sees no batch.
         assert step.starts == [*range(11, 27), *range(11, 45)]
         assert len(step.targets) == 2 * (16 + 33)
+
+    @pytest.mark.parametrize("epoch", [3, 15])
+    def test_weights_that_answer_nan_go_back_too(self, epoch: int, images: LabelledImages, tmp_path: Path) -> None:
+        broken = [epoch]
+
+        def validate(_: Any, after: int) -> Validated:
+            if after in broken:
+                broken.remove(after)
+                raise DivergedError("logits must be finite")
+            return Validated({"epoch": after, "val": 0.5}, "fine")
+
+        rollbacks, told, _ = self.run(images, tmp_path, lambda _, loss: loss, validate=validate)
+        assert [(back.step, back.to_step) for back in rollbacks] == [(3 * epoch - 1, 0)]
+        assert f"step {3 * epoch - 1} diverged (the weights after it answer NaN or infinity)" in told[epoch - 1]
+        assert read_checkpoint(tmp_path)["step"] == 45
+        with (tmp_path / "validation.csv").open(newline="") as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == [str(each) for each in range(1, 16)]
 
     def test_an_exploding_loss(self, images: LabelledImages, tmp_path: Path) -> None:
         rollbacks, told, _ = self.run(images, tmp_path, spoiled({31: 1000.0}))
