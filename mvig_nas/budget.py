@@ -136,7 +136,7 @@ def parse_duration_ms(text: str) -> float:
     """
     number, unit = _split("a duration", text, "write 1.0ms, 900us or 0.001s")
     if not unit:
-        raise MvigNasError(f"a duration must have a unit (ms, us or s), got {text!r}; write {text.strip()}ms.")
+        raise MvigNasError(f"a duration must have a unit (us, ms, s, min or h), got {text!r}; write {text.strip()}ms.")
     if unit not in _MILLISECONDS:
         raise MvigNasError(f"a duration's unit must be us, ms, s, min or h, got {unit!r} in {text!r}; write 1.0ms.")
     return _positive("a duration", number * _MILLISECONDS[unit], text, "write 1.0ms, 900us or 0.001s")

@@ -3,17 +3,17 @@
 import sys
 import time
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mvig_nas import run_folder, values
-from mvig_nas.cli.generated import GroupedCommand, TitledOption, is_given, options_of
+from mvig_nas.cli.generated import GroupedCommand, TitledOption, changes_of
 from mvig_nas.cli.options import json_option
 from mvig_nas.cli.progress import Bar
-from mvig_nas.search.search_run import RayOptions, SearchRequest, run_search, saved_request
+from mvig_nas.search.search_run import SearchRequest, run_search, saved_request
 
 if TYPE_CHECKING:
     from mvig_nas.search import Progress
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=GroupedCommand)
-@options_of(SearchRequest, "request", leave_out=("candidates_limit", "coverage", "labels"))
+@changes_of(SearchRequest(), "changes", leave_out=("candidates_limit", "coverage", "labels"))
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -47,20 +47,20 @@ if TYPE_CHECKING:
 )
 @json_option()
 @click.pass_context
-def search(ctx: click.Context, /, request: SearchRequest, out: Path | None, resume: bool, as_json: bool) -> None:
+def search(ctx: click.Context, /, changes: dict[str, Any], out: Path | None, resume: bool, as_json: bool) -> None:
     """Search for the best network inside a latency budget.
 
     By default the score is a training-free proxy, which orders networks and is no accuracy. The score of a supernet is
     the top-1 of its sub-networks on held-out training images.
     """
-    if resume:
-        if out is None:
-            raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
-        request = values.changed(saved_request(out), _given(ctx, request))
+    if resume and out is None:
+        raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
+    request = values.changed(saved_request(out) if resume and out is not None else SearchRequest(), changes)
     if not request.settings.front and not request.budget.limits:
         raise click.UsageError("Give a budget, e.g. --latency-budget 1.0ms, or --front.")
-    if request.evaluator == "local":
-        _refuse_options_of_ray(ctx)
+    if request.evaluator == "local" and changes.get("ray"):
+        option = values.option_at(SearchRequest, f"ray.{next(iter(changes['ray']))}")
+        raise click.UsageError(f"{option} must come with --evaluator ray; add it, or leave {option} out.", ctx)
     folder = out or run_folder.new_folder(request.name, request.settings.seed)
     # Ray tells of dead workers on standard output, which is for the result
     told: Any = nullcontext() if request.evaluator == "local" else redirect_stdout(sys.stderr)
@@ -78,22 +78,6 @@ def _renamed(ctx: click.Context, evaluator: str | None) -> None:
     if evaluator is not None:
         click.echo("--engine is now called --evaluator.", err=True)
         ctx.default_map = {**(ctx.default_map or {}), "evaluator": evaluator}
-
-
-def _given(ctx: click.Context, request: Any) -> dict[str, Any]:
-    """The entries of a request that the user gave, in the form that `values.changed` takes."""
-    entries = {field.name: getattr(request, field.name) for field in fields(request)}
-    return {
-        name: _given(ctx, entry) if is_dataclass(entry) else entry
-        for name, entry in entries.items()
-        if is_dataclass(entry) or is_given(ctx, name)
-    }
-
-
-def _refuse_options_of_ray(ctx: click.Context) -> None:
-    for field in fields(RayOptions):
-        if is_given(ctx, field.name):
-            raise click.UsageError(f"--{field.name.removesuffix('_s').replace('_', '-')} is of --evaluator ray.", ctx)
 
 
 def _resume(request: SearchRequest, folder: Path) -> str:
