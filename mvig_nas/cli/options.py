@@ -13,7 +13,7 @@ BYTES = Quantity("bytes")
 
 
 def device_option() -> Decorator:
-    """`--device`."""
+    """The option `--device`."""
     return click.option(
         "--device",
         default=DEFAULT_DEVICE,
@@ -25,7 +25,7 @@ def device_option() -> Decorator:
 
 
 def space_option() -> Decorator:
-    """`--space`."""
+    """The option `--space`."""
     return click.option(
         "--space",
         default="mobilevig",
@@ -36,7 +36,7 @@ def space_option() -> Decorator:
 
 
 def seed_option() -> Decorator:
-    """`--seed`."""
+    """The option `--seed`."""
     return click.option(
         "--seed",
         type=click.IntRange(0, 2**32 - 1),
@@ -47,12 +47,12 @@ def seed_option() -> Decorator:
 
 
 def json_option() -> Decorator:
-    """`--json`."""
+    """The option `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs instead of tables.")
 
 
 def data_option(
     required: bool = True, help: str = "Folder of images, as train/CLASS/*.jpg and val/CLASS/*.jpg."
 ) -> Decorator:
-    """`--data`."""
+    """The option `--data`."""
     return click.option("--data", type=click.Path(path_type=Path), required=required, metavar="FOLDER", help=help)

@@ -8,12 +8,12 @@ import click
 
 
 def print_json(values: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     click.echo(json.dumps(values, indent=2))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], footer: bool = False) -> None:
-    """A table on standard output, first column left, the others right; with `footer` the last row is a total."""
+    """Print a table, its first column left and the others right; with `footer` the last row is a total."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -33,7 +33,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def count(value: float) -> str:
-    """`5.27 M`, `662.1 M`, `1.53 G`."""
+    """A count as people read it: `5.27 M`, `662.1 M`, `1.53 G`."""
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= scale:
             return f"{value / scale:.2f} {unit}" if value < 100 * scale else f"{value / scale:.1f} {unit}"
@@ -41,10 +41,10 @@ def count(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """`10.5 MB`, in powers of 1,000."""
+    """A number of bytes as people read it, in powers of 1,000: `10.5 MB`."""
     return f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
 
 
 def interval(low_ms: float, high_ms: float) -> str:
-    """`0.91-1.12`."""
+    """An interval of milliseconds: `0.91-1.12`."""
     return f"{low_ms:.2f}-{high_ms:.2f}"

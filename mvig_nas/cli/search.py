@@ -87,7 +87,7 @@ def _resume(request: SearchRequest, folder: Path) -> str:
 
 
 class _Shown:
-    """A search's state in a bar: rate and the best so far."""
+    """Shows in a bar where a search stands: its rate and the best candidate so far."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar

@@ -68,7 +68,7 @@ def best_so_far_png(study: "Study") -> bytes:
 
 
 def calibration_png(measured_ms: NDArray[Any], held_out: "HeldOut", device: str) -> bytes:
-    """Predicted against measured, each with its 80 % interval, and the line where they agree."""
+    """Predicted against measured latency, each with its 80 % interval, and the line where they agree."""
     figure, axes = figure_axes(f"measured latency on {device} (ms)", "predicted by a fit without the network (ms)")
     inside = (held_out.lower_ms <= measured_ms) & (measured_ms <= held_out.upper_ms)
     for rows, color, label in (
@@ -108,7 +108,7 @@ def learning_curve_png(points: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def confusion_png(confusion: NDArray[Any], classes: Sequence[str]) -> bytes:
-    """Shares of each class's images (rows) by the class that was answered (columns); counts where they are readable."""
+    """For each class (rows), the shares of its images by the class answered (columns); counts where readable."""
     figure, axes = figure_axes("answered", "class", height=6.4)
     counts = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(counts, 1)

@@ -109,7 +109,7 @@ def write_report(done: "SearchRun", presets: Sequence[Mapping[str, Any]], comman
 
 
 def winner_values(study: "Study", winner: "Candidate", outside: Sequence[str]) -> dict[str, Any]:
-    """What winner.json holds: the architecture, and what was predicted of it by what."""
+    """What winner.json holds: the architecture, what is predicted of it, and by what."""
     settings = study.settings
     return {
         "schema": SCHEMA,
@@ -180,5 +180,5 @@ def latency_note(latency: "ArchitectureLatency") -> str:
 
 
 def outside_note(device: str, reasons: Sequence[str]) -> str:
-    """One sentence on a network that no measured one resembles; there must be reasons."""
+    """The end of a sentence on a network that no measured one resembles, for the given reasons."""
     return f"unlike the networks measured on {device}, so that its latency is a guess: {'; '.join(reasons)}."

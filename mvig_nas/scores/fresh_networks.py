@@ -79,7 +79,7 @@ def labels(batch_size: int, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in one order, whatever the number of threads outside: a score must not depend on it."""
+    """Run torch on one thread, so that sums have one order and a score does not depend on the threads outside."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -17,10 +17,10 @@ class Score(Protocol):
 
     @property
     def name(self) -> str:
-        """Name that `load` knows."""
+        """The name by which `load` finds it."""
 
     def __call__(self, architecture: Architecture) -> float:
-        """Finite value of this architecture."""
+        """The value of an architecture, which is finite."""
 
 
 @dataclass(frozen=True)

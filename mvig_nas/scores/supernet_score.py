@@ -36,9 +36,9 @@ class SupernetScore:
         path: `supernet.safetensors`, or the folder it is in.
         data: folder of the images that it was trained on.
         device: to run on, as in `Process.start`.
-        workers: processes that read images.
-        calibration_images: for the batch norms; 0 leaves the statistics as training left them.
-        digest: which weights `path` must hold; None for any.
+        workers: the number of processes that read images.
+        calibration_images: the number of images that batch norms are measured on; 0 keeps those of the training.
+        digest: of the weights that `path` must hold; None for any weights.
 
     Raises:
         MvigNasError: no such supernet, other weights than `digest`, or other images than it was trained on.
@@ -102,7 +102,7 @@ class SupernetScore:
         self._prepare()
 
     def check_space(self, space: SearchSpace) -> None:
-        """That all of `space` can be scored.
+        """Make sure that every architecture of `space` can be scored.
 
         Raises:
             MvigNasError: the supernet was trained for another space.
@@ -110,7 +110,7 @@ class SupernetScore:
         check_covers(self.trained.supernet, space, self.path)
 
     def __call__(self, architecture: Architecture) -> float:
-        """Top-1 on the held-out images.
+        """The top-1 of a sub-network on the held-out images, in [0, 1].
 
         Raises:
             MvigNasError: the architecture is not of the supernet's space, or its logits are not finite.

@@ -49,7 +49,7 @@ class Evaluator(Protocol):
 
     @property
     def name(self) -> str:
-        """The score's."""
+        """The name of the score that is computed."""
 
     def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
         """One outcome for each architecture, as they become ready; none is begun once `is_over` is true.
@@ -84,17 +84,17 @@ class Candidate:
 
     @property
     def fingerprint(self) -> str:
-        """The architecture's."""
+        """The fingerprint of the architecture."""
         return self.architecture.fingerprint
 
     @property
     def order(self) -> tuple[int, int]:
-        """Turn and position, which do not depend on what was ready first."""
+        """Turn and position: an order that does not depend on which score was ready first."""
         return self.round, self.position
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether it cost a score."""
+        """Whether a score was computed for it, be it in vain."""
         return self.state != INFEASIBLE
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An architecture's costs held against a budget; `totals` is None where neither asked for."""
+    """The costs of an architecture, held against a budget; `totals` is None where the budget does not need it."""
 
     latency_ms: float
     violations: Mapping[str, float]
@@ -131,7 +131,7 @@ class Verdict:
 
     @property
     def excess(self) -> float:
-        """The sum of the violated limits' excesses, 0 if it fits."""
+        """The sum of how far limits are exceeded, as fractions of the limits; 0 if it fits."""
         return sum(max(excess, 0.0) for excess in self.violations.values())
 
 
@@ -177,11 +177,11 @@ class Sampler(Protocol):
         """
 
     def observe(self, candidates: Sequence[Candidate]) -> None:
-        """Learn the outcome of a turn."""
+        """Learn what came of a turn."""
 
 
 def sample_fitting(problem: Problem, judge: Verdicts, rng: random.Random, tries: int = 32) -> Architecture:
-    """An architecture that fits: drawn uniformly where that finds one, else a draw moved towards the anchor.
+    """An architecture that fits: a uniform draw where one of them fits, else a draw that is moved towards the anchor.
 
     The move takes the anchor's values for as few parameters, in random order, as it needs.
     """

@@ -79,7 +79,7 @@ class SampleRequest:
 
 
 def draw(request: SampleRequest) -> list[Architecture]:
-    """Different architectures.
+    """Draw different architectures.
 
     Raises:
         MvigNasError: the space, or what of it fits the budget, has fewer, or something named in the request is missing.

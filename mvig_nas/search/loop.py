@@ -192,7 +192,7 @@ class _Run:
         self.best = Study(self.settings, tuple(self.recorded)).winner
 
     def go(self) -> str:
-        """Search until done; says why it ended."""
+        """Search until it is over, and return why it ended."""
         number = self.recorded[-1].round if self.recorded else 0
         # the last recorded turn may have been cut short: it is proposed again, and what is known of it skipped
         for _, known in groupby((c for c in self.recorded if c.round < number), key=lambda c: c.round):
@@ -213,7 +213,7 @@ class _Run:
             number += 1
 
     def _asked(self, number: int, stale: int, judge: Judge) -> list[Architecture]:
-        """The architectures that a turn proposes; [] if the space has no other."""
+        """The architectures that a turn proposes; none if the space has no other."""
         rng = random.Random(f"{self.settings.seed}/{number}")
         if number == 0:  # the published networks of this space, and one that is known to fit
             return [*(preset for preset in FAMILY_PRESETS.values() if preset in self.settings.space), self.anchor]
@@ -227,7 +227,7 @@ class _Run:
         return replace(turn, proposals=tuple(each for each in turn.proposals if each.architecture not in self.turn_of))
 
     def _play(self, turn: Turn) -> str | None:
-        """Score and record a turn, or as much of it as may be; says why the search is then over, if it is."""
+        """Score and record a turn, or as much of it as is allowed, and return why the search is then over, if it is."""
         turn, ended = self._allowed(turn)
         with closing(turn.scored(self.evaluator, self._is_late)) as scored:
             for proposal, outcome in scored:
@@ -238,7 +238,7 @@ class _Run:
         return ended if is_whole else "time limit"
 
     def _allowed(self, turn: Turn) -> tuple[Turn, str | None]:
-        """What may be recorded of a turn before the search is over, and why it then is, if that is not all."""
+        """The part of a turn that may be recorded before the search is over, and why it then is over, if it is."""
         scores = 0
         for count, proposal in enumerate(turn.proposals):
             ended = self._is_over(scores, count)
@@ -248,7 +248,7 @@ class _Run:
         return turn, None
 
     def _is_over(self, scores: int = 0, records: int = 0) -> str | None:
-        """Why the search is over, once so many more are scored and recorded."""
+        """Why the search is over once so many more scores and records are made; None if it is not."""
         if self.evaluated + scores >= self.settings.evaluations:
             return "evaluations"
         if len(self.recorded) + records >= self.settings.most_candidates:
@@ -258,7 +258,7 @@ class _Run:
         return "time limit" if self._is_late() else None
 
     def _is_late(self) -> bool:
-        """Whether no further score may be begun."""
+        """Whether the time is up, so that no further score may be begun."""
         return time.monotonic() >= self.deadline
 
     def _outcome(self, number: int) -> list[Candidate]:
@@ -284,7 +284,7 @@ class _Run:
             )
 
     def _unknown(self, rng: random.Random) -> list[Architecture]:
-        """An architecture that is not recorded yet, a small change of another if possible; [] if none is left."""
+        """An architecture that is not recorded yet, a small change of another one if possible; none if none is left."""
         space = self.settings.space
         ordered = sorted(self.recorded, key=lambda candidate: candidate.order)
         parents = [c.architecture for c in ordered if c.state == FEASIBLE] or [self.anchor]

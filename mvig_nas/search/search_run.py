@@ -183,7 +183,7 @@ def run_search(
 
 @contextmanager
 def _evaluator(request: SearchRequest, score: scores.Score) -> Iterator[tuple[Evaluator | None, int]]:
-    """What computes the scores, None for this process, and how many at once."""
+    """Who computes the scores, None for this process, and how many of them at once."""
     if request.evaluator == "local":
         yield None, 1
         return

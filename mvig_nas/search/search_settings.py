@@ -122,7 +122,8 @@ class StudySettings(SearchSettings):
         schema = values.get("schema")
         if not isinstance(schema, int) or schema > SCHEMA:
             raise MvigNasError(f"study schema must be at most {SCHEMA}, got {schema!r}, of a newer mvig-nas: upgrade.")
-        rest = {name: value for name, value in values.items() if name != "schema"}
+        # the first studies had no batches
+        rest = {"batch": 1} | {name: value for name, value in values.items() if name != "schema"}
         try:
             rest |= {"space": SearchSpace.from_dict(rest["space"]), "budget": Budget.from_dict(rest["budget"])}
             return cls(**rest)

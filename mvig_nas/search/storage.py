@@ -75,7 +75,7 @@ class Lines(BaseJournalBackend):
         self._read = 0
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """What the storage has not read yet."""
+        """Yield the operations that the storage has not read yet."""
         del log_number_from
         while self._unread:
             self._read += 1
@@ -104,7 +104,7 @@ class Lines(BaseJournalBackend):
         self._unread.extend(lines)
 
     def study(self) -> optuna.Study:
-        """The one study of the file.
+        """The study that the file holds.
 
         Raises:
             MvigNasError: a line is damaged, or there is no study.
@@ -153,7 +153,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, so that another search may go on with it."""
         self._file.close()
 
     def append(self, candidate: Candidate, space: SearchSpace) -> None:
@@ -167,7 +167,7 @@ class Journal:
             self.sync()
 
     def sync(self) -> None:
-        """Push everything to the disk.
+        """Push everything that is written to the disk.
 
         Raises:
             MvigNasError: the disk is full or gone.
@@ -202,7 +202,7 @@ class Journal:
 
 
 def create(folder: Path, settings: Mapping[str, Any], is_front: bool) -> None:
-    """Write a study without candidates, called as its folder is, whole or not at all.
+    """Write a study without candidates, whole or not at all; it has the name of its folder.
 
     Raises:
         MvigNasError: the folder cannot be made or written.

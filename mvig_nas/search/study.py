@@ -36,7 +36,7 @@ class Study:
 
     @cached_property
     def winner(self) -> Candidate | None:
-        """The feasible candidate of the highest score; of equals the fastest, then the first; None without any."""
+        """The feasible candidate of highest score; of equal ones the fastest, then the first; None if there is none."""
         feasible = [candidate for candidate in self.candidates if candidate.score is not None]
         return max(feasible, key=lambda c: (c.score or 0.0, -c.latency_ms, -c.round, -c.position), default=None)
 
@@ -59,7 +59,7 @@ class Study:
 
     @cached_property
     def predictor_error(self) -> "PredictorError | None":
-        """Error of the Gaussian process on these candidates, each left out in turn; see `surrogate.leave_one_out`."""
+        """The error of the Gaussian process on these candidates, each left out in turn; `surrogate.leave_one_out`."""
         # imports scipy
         from mvig_nas.search.samplers.surrogate import leave_one_out
 
@@ -67,12 +67,12 @@ class Study:
 
     @property
     def evaluated(self) -> int:
-        """Candidates that cost a score, failures included."""
+        """The number of candidates for which a score was computed, failures included."""
         return sum(candidate.is_evaluated for candidate in self.candidates)
 
     @property
     def judged(self) -> int:
-        """Architectures held against the budget, those included that a sampler screened out unrecorded."""
+        """The number of architectures held against the budget, also those that a sampler left out unrecorded."""
         return sum({candidate.round: candidate.screened for candidate in self.candidates}.values())
 
     @classmethod

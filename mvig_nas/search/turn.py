@@ -49,7 +49,7 @@ class Judge:
 
     @property
     def screened(self) -> int:
-        """How many different architectures were judged."""
+        """The number of different architectures that were judged."""
         return len(self._seen)
 
     def __call__(self, architectures: Sequence[Architecture]) -> list[Verdict]:
@@ -168,7 +168,7 @@ class Turn:
         coverage: float,
         is_older: Callable[[Architecture], bool],
     ) -> "Turn":
-        """Judge what a sampler asked for, but for what an older turn recorded; positions count those too."""
+        """Judge what a sampler asked for, without what an older turn recorded, though positions count that too."""
         position_of = {architecture: position for position, architecture in enumerate(dict.fromkeys(asked))}
         fresh = [architecture for architecture in position_of if not is_older(architecture)]
         verdict_of = dict(zip(fresh, judge(fresh), strict=True))
@@ -197,7 +197,7 @@ class Turn:
             yield proposal, None
 
     def candidate(self, number: int, proposal: Proposal, outcome: Outcome | None, costs: Costs) -> Candidate:
-        """What is recorded, as the search's candidate `number`; `costs` is asked only for what was scored."""
+        """What is recorded of a proposal, as candidate `number`; `costs` is called only for what was scored."""
         verdict = proposal.verdict
         known = Candidate(
             number=number,

@@ -5,10 +5,12 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,6 +247,14 @@ def test_a_study_written_by_an_earlier_version_still_reads() -> None:
     assert (len(study.candidates), study.evaluated, study.ended) == (17, 5, "evaluations")
     assert study.winner is not None
     assert study.winner.fingerprint == "b785a30d5e83f891"
+
+
+def test_a_study_of_an_earlier_version_is_gone_on_with_as_a_new_one(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "fixtures" / "study", tmp_path / "old")
+    changes: dict[str, Any] = {"sampler": "random", "evaluations": 9, "labels": {"device": "iphone-13-mini"}}
+    study = run(folder=tmp_path / "old", resume=True, **changes)
+    assert study.evaluated == 9
+    assert outcome(study) == outcome(run(**changes)) == outcome(Study.load(tmp_path / "old"))
 
 
 def test_an_existing_study_is_not_overwritten(tmp_path: Path) -> None:

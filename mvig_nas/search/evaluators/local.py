@@ -25,7 +25,7 @@ class LocalEvaluator:
 
 
 def evaluated(score: Score, architecture: Architecture) -> Outcome:
-    """The outcome of scoring one architecture here; MvigNasError is a reason, any other error is raised."""
+    """Score one architecture here; MvigNasError becomes the reason of the outcome, any other error is raised."""
     began = time.perf_counter()
     value, reason = None, None
     try:

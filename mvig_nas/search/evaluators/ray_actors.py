@@ -1,5 +1,5 @@
-"""Scores computed by the workers of a Ray cluster. Ray executes only: what is recorded, and in which order it is
-learned from, is the search's.
+"""Scores computed by the workers of a Ray cluster. Ray only executes: what is recorded, and in which order samplers
+learn it, is decided by the search.
 
 A worker is an actor, so a supernet is loaded once in each. Ray never restarts one: a dead worker is made anew here,
 where its unfinished architectures are known.
@@ -90,12 +90,12 @@ class RayEvaluator:
     Args:
         score: what to compute; sent to each worker once.
         address: None to start Ray on this machine; `auto` or `host:port` to join a cluster that this machine is in.
-        workers: evaluations at a time; None for as many as there is room for once it is entered.
-        cpus: CPUs a worker takes of its node, and its number of threads.
-        gpus: GPUs a worker takes; may be a fraction.
+        workers: the number of evaluations at a time; None for as many as there is room for when it is entered.
+        cpus: CPUs that a worker takes of its node, which is also its number of threads.
+        gpus: GPUs that a worker takes of its node; it may be a fraction.
         timeout_s: seconds after which an evaluation is given up; None for never.
-        retries: evaluations anew of an architecture whose worker died.
-        start_timeout_s: seconds in which the head must answer and a node that is large enough must be there.
+        retries: how often an architecture whose worker died is evaluated again.
+        start_timeout_s: seconds within which the head must answer and a node that is large enough must be there.
 
     Raises:
         MvigNasError: when entered, the head does not answer, no worker can be placed, the nodes have another version of
@@ -156,14 +156,14 @@ class RayEvaluator:
         self.close()
 
     def close(self) -> None:
-        """Ends the workers, and the connection to Ray if it was made here."""
+        """End the workers, and the connection to Ray if it was made here."""
         for worker in tuple(self._workers):
             self._dismiss(worker)
         self._connection.close()
 
     @property
     def workers(self) -> int:
-        """Evaluations at a time."""
+        """The number of evaluations at a time."""
         return self._count
 
     def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
@@ -215,7 +215,7 @@ class RayEvaluator:
                 worker.deadline = worker.began + self._timeout_s
 
     def _step(self) -> list[Outcome]:
-        """Waits a moment for news of the workers, and deals with it."""
+        """Wait a moment for news of the workers, and deal with it."""
         waiting = {worker.reference: worker for worker in self._workers if worker.stage != _READY}
         next_deadline = min((worker.deadline for worker in self._workers), default=math.inf)
         wait_s = max(0.0, min(_TICK_S, next_deadline - time.monotonic()))

@@ -20,7 +20,7 @@ SAMPLERS: Mapping[str, str] = {
 
 
 def resolve(sampler: "str | BaseSampler") -> str:
-    """The sampler's name, `auto` replaced by the one that wins results/search_quality, there at every length of search.
+    """The name of a sampler; for `auto`, of the one that wins in results/search_quality at every length of search.
 
     A sampler object of Optuna's is named by its class, e.g. `optuna:TPESampler`.
 
@@ -42,7 +42,7 @@ def resolve(sampler: "str | BaseSampler") -> str:
 
 
 def sampler_of(sampler: "str | BaseSampler", problem: Problem) -> Sampler:
-    """A new sampler for a problem, by its name or from an object of Optuna's.
+    """A new sampler for a problem, by its name or around a sampler object of Optuna's.
 
     Raises:
         MvigNasError: no sampler of that name.

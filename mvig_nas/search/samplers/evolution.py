@@ -20,7 +20,7 @@ _ROUNDS_OF_CHILDREN = 20
 
 
 class Evolution:
-    """Proposes mutations and crossovers, half each, of the best candidates so far."""
+    """Proposes children of the best candidates so far, half of them by mutation and half by crossover."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -55,7 +55,7 @@ class Uniform:
         self.batch = max(UNIFORM_BATCH, problem.batch)
 
     def observe(self, candidates: Sequence[Candidate]) -> None:
-        """Nothing to learn."""
+        """Learn nothing: the draws do not depend on what was found."""
 
     def propose(self, rng: random.Random, judge: Verdicts) -> list[Architecture]:  # noqa: ARG002
         return [self.space.sample(rng) for _ in range(self.batch)]
@@ -73,7 +73,7 @@ def breed(problem: Problem, parents: Sequence[Architecture], count: int, rng: ra
 
 
 def best(scored: Sequence[Candidate], count: int, front: bool) -> list[Candidate]:
-    """The `count` best by score; with `front` layer by layer, the last one thinned evenly."""
+    """The `count` candidates of highest score; with `front`, front after front, the last one thinned."""
     if not front:
         return sorted(scored, key=lambda c: (-(c.score or 0.0), c.latency_ms, c.order))[:count]
     rest = list(scored)

@@ -128,7 +128,7 @@ class Surrogate:
         return [sample_fitting(self.problem, judge, rng) for _ in range(self.problem.batch)]
 
     def _hyperparameters(self, scores: FloatArray) -> Hyperparameters:
-        """Fitted to the first so many scores, in growing steps: the same whenever the search was resumed."""
+        """Hyper-parameters fitted to the first scores, anew in growing steps; the same wherever it was resumed."""
         count = START
         while count + max(4, count // 3) <= min(len(scores), LARGEST_FIT):
             count += max(4, count // 3)
@@ -192,7 +192,7 @@ class Surrogate:
     def _batch(
         self, model: GaussianProcess, finalists: Sequence[Architecture], incumbent: float, count: int
     ) -> list[Architecture]:
-        """The best, then each the best once the variances know of those before."""
+        """The best finalist, then one after the other the best given that those before it are chosen."""
         mean, covariance = model.mean_and_covariance(self.features.levels(finalists))
         chosen: list[int] = []
         for _ in range(min(count, len(finalists))):
