@@ -115,7 +115,7 @@ def scaling(name: str, score: Score, count: int) -> list[Row]:
 
 
 def overhead(count: int) -> list[Row]:
-    """Wall time that Ray adds to an evaluation: in batches, and alone in a call of its own."""
+    """Wall time that Ray adds to an evaluation: in a turn of many, and alone in a turn."""
     asked = architectures(count)
     rows: list[Row] = []
     for name, pause_s in (("that costs nothing", 0.0), ("of 1 ms", 0.001)):
@@ -124,7 +124,9 @@ def overhead(count: int) -> list[Row]:
         with RayEvaluator(score, workers=1) as evaluator:
             list(evaluator(asked[:1], lambda: False))
             there_s = seconds_of(evaluator, asked)
-        rows.append((f"overhead per evaluation, a score {name}, in batches", 1000 * (there_s - here_s) / count, "ms"))
+        rows.append(
+            (f"overhead per evaluation, a score {name}, in a turn of many", 1000 * (there_s - here_s) / count, "ms")
+        )
     with RayEvaluator(Depth(1.0), workers=1) as evaluator:
         list(evaluator(asked[:1], lambda: False))
         gaps_s, last = [], time.perf_counter()
@@ -175,7 +177,7 @@ def driver(evaluations: int) -> list[Row]:
         )
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     outside_s = (wall_s - accounted.wall_s) / study.evaluated
-    # an expensive evaluation is a call of its own
+    # an evaluation is a call of its own
     with RayEvaluator(score, workers=1) as evaluator:
         cpu, calls = time.process_time(), 200
         for architecture in architectures(calls):
@@ -222,12 +224,12 @@ def main() -> None:
     )
     speedup, overhead_ms = (
         figures["sleeps 1 s, two workers over one"],
-        figures["overhead per evaluation, a score of 1 ms, in batches"],
+        figures["overhead per evaluation, a score of 1 ms, in a turn of many"],
     )
     verdicts = (
         f"Two workers over one for a score of 1 s (floor {SPEEDUP}): {speedup:.2f}, "
         f"{'met' if speedup >= SPEEDUP else 'MISSED'}.\n"
-        f"Overhead of an evaluation in a batch (at most {OVERHEAD_MS:.0f} ms): {overhead_ms:.2f} ms, "
+        f"Overhead of an evaluation in a turn of many (at most {OVERHEAD_MS:.0f} ms): {overhead_ms:.2f} ms, "
         f"{'met' if overhead_ms <= OVERHEAD_MS else 'MISSED'}."
     )
     text = f"{table}\n\n{verdicts}"

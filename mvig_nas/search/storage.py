@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from io import BytesIO, RawIOBase
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,7 @@ def trial_of(candidate: Candidate, space: SearchSpace, is_front: bool) -> Frozen
         state=_STATES[candidate.state],
         values=values,
         params=parameters,
-        distributions={name: CategoricalDistribution(space.choices[name]) for name in parameters},
+        distributions={name: _distribution(space.choices[name]) for name in parameters},
         user_attrs={name: value for name, value in attributes.items() if value is not None},
         constraints=dict(candidate.violations),
     )
@@ -316,6 +317,11 @@ def candidate_of(trial: FrozenTrial, space: SearchSpace, path: Path) -> Candidat
     if candidate.fingerprint != attributes.get("fingerprint"):
         raise _damaged(path, which, f"its parameters are not those of architecture {attributes.get('fingerprint')}")
     return candidate
+
+
+@cache
+def _distribution(choices: tuple[Value, ...]) -> CategoricalDistribution:
+    return CategoricalDistribution(choices)
 
 
 def _parameters(space: SearchSpace, architecture: Architecture) -> dict[str, Value]:
