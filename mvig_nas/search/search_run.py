@@ -142,7 +142,7 @@ def run_search(
     Args:
         request: what is asked for; it is saved in the folder.
         folder: the run's, which is made if it is missing.
-        resume: go on with the search in the folder.
+        resume: go on with the search in the folder, also where it was killed before it had recorded anything.
         on_candidate: called after each new candidate.
 
     Raises:
@@ -153,22 +153,22 @@ def run_search(
 
     began = time.monotonic()
     asked = request.settings
-    with run_folder.entered(folder, COMMAND, request, resume, STUDY_FILE):
-        space = Study.load(folder).settings.space if resume else SearchSpace.load(request.space)
+    with run_folder.entered(folder, COMMAND, request, resume, STUDY_FILE) as goes_on:
+        space = Study.load(folder).settings.space if goes_on else SearchSpace.load(request.space)
         latency = ArchitectureLatency.load(request.device)
         score = scores.load(request.score, seed=asked.seed, data=request.data, space=space)
         labels = {"device": request.device} | ({} if request.data is None else {"data": str(request.data)})
         if resume:
             run_folder.rewrite(folder, COMMAND, request)
         with _evaluator(request, score) as (evaluator, workers):
-            by_workers = None if evaluator is None or resume else _PROPOSALS_PER_WORKER * workers
+            by_workers = None if evaluator is None or goes_on else _PROPOSALS_PER_WORKER * workers
             study = search(
                 space,
                 score,
                 latency,
                 request.budget,
                 folder=folder,
-                resume=resume,
+                resume=goes_on,
                 evaluator=evaluator,
                 on_candidate=on_candidate,
                 **vars(asked) | {"batch": asked.batch or by_workers, "labels": labels},

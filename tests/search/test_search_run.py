@@ -38,6 +38,15 @@ def test_a_request_is_saved_and_gone_on_with(tmp_path: Path) -> None:
         run_search(REQUEST, folder)
 
 
+def test_a_search_that_was_killed_before_it_had_begun_begins(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run_folder.begin(folder, "search", REQUEST)
+    with pytest.raises(MvigNasError, match="go on with it by --resume"):
+        run_search(REQUEST, folder)
+    resumed = run_search(saved_request(folder), folder, resume=True)
+    assert outcome(resumed.study) == outcome(run_search(REQUEST, tmp_path / "whole").study)
+
+
 def test_a_folder_of_an_older_version_is_gone_on_with(tmp_path: Path) -> None:
     run_search(REQUEST, tmp_path)
     (tmp_path / run_folder.FILE).unlink()
