@@ -2,6 +2,7 @@
 
 from mvig_nas.scores import Score
 from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STUDY_FILE, Candidate, Latency, Progress
+from mvig_nas.search.drawing import SampleRequest, draw
 from mvig_nas.search.loop import kernel_costs, search
 from mvig_nas.search.samplers import SAMPLERS, resolve, sampler_of
 from mvig_nas.search.search_run import RayOptions, SearchRequest, SearchRun, run_search, saved_request
@@ -20,6 +21,7 @@ __all__ = [
     "Latency",
     "Progress",
     "RayOptions",
+    "SampleRequest",
     "Score",
     "SearchRequest",
     "SearchRun",
@@ -27,6 +29,7 @@ __all__ = [
     "Study",
     "StudySettings",
     "attainable",
+    "draw",
     "kernel_costs",
     "pareto_front",
     "resolve",
