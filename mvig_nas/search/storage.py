@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
-from io import BytesIO, RawIOBase
+from io import BytesIO, FileIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ class Journal:
         self.path = folder / STUDY_FILE
         self._synced = time.monotonic()
         try:
-            self._file = self.path.open("r+b", buffering=0)
+            # what others append meanwhile, such as the notes of a dashboard, is not written over
+            self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_APPEND), "r+")
         except FileNotFoundError as error:
             raise _missing(folder) from error
         except OSError as error:
@@ -142,7 +143,6 @@ class Journal:
             self.study = lines.study()
             # the line that kill -9 or a full disk broke off
             self._file.truncate(lines.size)
-            self._file.seek(lines.size)
         except BlockingIOError as error:
             self.close()
             raise MvigNasError(

@@ -3,6 +3,7 @@
 import random
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -14,7 +15,7 @@ from optuna.trial import TrialState
 from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
-from mvig_nas.search import FEASIBLE, INFEASIBLE, STUDY_FILE, Study, search
+from mvig_nas.search import FEASIBLE, INFEASIBLE, STUDY_FILE, Progress, Study, search
 from mvig_nas.search.contracts import Candidate, Problem
 from mvig_nas.search.samplers.optuna_samplers import NSGA2_POPULATION, OptunaSampler
 from mvig_nas.search.turn import Judge
@@ -81,6 +82,23 @@ def test_optuna_reads_the_study(tmp_path: Path, front: bool) -> None:
     if not front:
         assert study.winner is not None
         assert loaded.best_value == study.winner.score
+
+
+def test_what_others_note_in_the_study_while_it_is_searched_is_kept(tmp_path: Path) -> None:
+    def note(progress: Progress) -> None:
+        if progress.recorded == 5:
+            storage = JournalStorage(JournalFileBackend(str(tmp_path / STUDY_FILE)))
+            optuna.load_study(study_name=None, storage=storage).set_user_attr("note", "looks good")
+
+    options: dict[str, Any] = {"evaluations": 12, "sampler": "evolution", "costs": no_costs}
+    study = search(TOY, WidthScore(), SizeLatency(), HALF, folder=tmp_path, on_candidate=note, **options)
+    assert (
+        outcome(study)
+        == outcome(Study.load(tmp_path))
+        == outcome(search(TOY, WidthScore(), SizeLatency(), HALF, **options))
+    )
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / STUDY_FILE)))
+    assert optuna.load_study(study_name=None, storage=storage).user_attrs["note"] == "looks good"
 
 
 def used(architecture: Architecture) -> dict[str, int | str]:
