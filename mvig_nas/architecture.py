@@ -102,6 +102,10 @@ class Stage:
         """The graph operator; of a stage that has graph blocks only."""
         return OPERATORS[self.graph_operator or ""]
 
+    def is_used(self, name: str) -> bool:
+        """Whether a field means something in this stage; a switch that is off does where there are graph blocks."""
+        return bool(self.graph_depth) if name in SWITCHES else getattr(self, name) is not None
+
     def _clear(self, depth: str) -> None:
         for name, needed in DEPTH_OF.items():
             if needed == depth:

@@ -55,6 +55,26 @@ def test_shipped_spaces_hold_what_they_promise() -> None:
     }
 
 
+def test_switches_may_be_left_out() -> None:
+    on = _edited(stage3__graph_cpe=[True], stage3__graph_scale=[False, True])
+    space = SearchSpace.from_dict(on)
+    assert SearchSpace.from_dict(space.to_dict()) == space
+    assert "stage3.graph_cpe" not in TOY.choices
+    largest = space.largest
+    assert (largest.stages[2].graph_cpe, largest.stages[2].graph_scale) == (True, True)
+    assert space.smallest.stages[2].graph_scale is None
+    assert largest not in TOY
+    assert TOY.largest not in space  # its third stage has no encoding
+    with pytest.raises(MvigNasError, match=r"space 'toy' has no `stage3.graph_cpe`, got True"):
+        TOY.encode(largest)
+    values = space.encode(space.largest)
+    assert (values["stage3.graph_cpe"], values["stage3.graph_scale"]) == (True, True)
+    with pytest.raises(MvigNasError, match=r"`graph_scale` must be true, false or null, got 2"):
+        SearchSpace.from_dict(_edited(stage3__graph_scale=[2]))
+    with pytest.raises(MvigNasError, match=r"`graph_step` of lsgc must be at least 2, got 1"):
+        SearchSpace.from_dict(_edited(stage2__graph_operator=["svga", "lsgc"]))
+
+
 def test_size_counts_different_architectures() -> None:
     few = {key: values[:1] for key, values in TOY.choices.items()}
     few |= {
@@ -64,6 +84,7 @@ def test_size_counts_different_architectures() -> None:
         "stage3.graph_operator": ("svga", "knn"),
         "stage3.graph_step": (1, 2),
         "stage3.ffn_expansion": (2, 4),
+        "stage3.graph_cpe": (False, True),
         "resolution": (64, 96),
     }
     space = SearchSpace("few", few)

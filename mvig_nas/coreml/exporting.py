@@ -63,7 +63,17 @@ class ExportRequest:
         ]
         | None
     ) = None
-    graph_step: Annotated[int, about("Graph step K of a reference checkpoint, in pixels of the feature map.", ge=1)] = 2
+    graph_step: (
+        Annotated[
+            int,
+            about(
+                "Graph step K of all stages of an authors' checkpoint, in pixels of the feature map. By default it is "
+                "that of the published networks, stage by stage.",
+                ge=1,
+            ),
+        ]
+        | None
+    ) = None
     seed: Annotated[
         int, about("Seed of an untrained network's random weights; the same seed gives the same ones.", ge=0)
     ] = 0

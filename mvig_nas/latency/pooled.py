@@ -25,7 +25,7 @@ from mvig_nas.kernels import Kernel
 from mvig_nas.latency.device_model import beyond_costs, start_of, starting_covariance
 from mvig_nas.latency.features import FEATURES, FIXED_MS, PRIOR_MS, FloatArray, size_and_shares, with_fixed
 from mvig_nas.latency.rows import LABELS, Rows, chip_of, device_of
-from mvig_nas.latency.support import Support, kind_shares, reasons, unpriced
+from mvig_nas.latency.support import UNMEASURED, Support, kind_shares, reasons, unpriced
 from mvig_nas.map_fit import map_fit
 
 TERMS = ("smooth", "length", "smooth_chip", "device", "laboratory", "family", "network", "noise")
@@ -328,9 +328,11 @@ class PooledModel:
             float(residual.novelty(inputs, chip_of(self.device))[0]),
             kind_shares(network, self.costs_ms),
         )
-        return found | {
-            f"kind {kind}": f"{kind} is an operation without a price of its own" for kind in unpriced(network)
-        }
+        for kind in unpriced(network):
+            found[f"kind {kind}"] = f"{kind} is an operation without a price of its own"
+        for kind in UNMEASURED & {kernel.kind for kernel in network}:
+            found[f"kind {kind}"] = f"{kind} is an operation that no measured network had; what it costs is a guess"
+        return found
 
     def for_device(self, device: str) -> "PooledModel":
         """The same fit for another device whose chip was measured."""

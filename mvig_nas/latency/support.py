@@ -14,6 +14,9 @@ _SEEN_SHARE = 1e-3
 _MATERIAL_SHARE = 0.02
 _NOVEL = 0.97  # of the variance of what costs leave over
 _OTHER = FEATURES.index("count_other")
+# Priced like what resembles them; no published network holds them, and their share of the time says little: whether the
+# Neural Engine runs DAGC's masks at all is not known.
+UNMEASURED = frozenset({"sign"})
 _NAMES = ("the fixed cost", *(" and ".join(name.partition("_")[2] for name in names[:1]) for names in SHARES))
 
 
@@ -50,7 +53,8 @@ def reasons(support: Support, inputs: FloatArray, novelty: float, kinds: dict[st
         elif share > seen + _SHARE_MARGIN:
             found[f"share {name}"] = f"{share:.0%} of its time is {name}, at most {seen:.0%} measured"
     for kind, share in kinds.items():
-        if support.kinds is not None and kind not in support.kinds and share > _MATERIAL_SHARE:
+        least = 0.0 if kind in UNMEASURED else _MATERIAL_SHARE
+        if support.kinds is not None and kind not in support.kinds and share > least:
             found[f"kind {kind}"] = f"{share:.0%} of its time is {kind}, a kind that no measured network had"
     if novelty > _NOVEL:
         found["novel"] = "it resembles no measured network"

@@ -61,7 +61,8 @@ class MobileViG(nn.Module):
         in_chans: channels of the image.
         distillation: whether there is a second classifier, for a teacher's labels.
         drop_rate: dropout before the classifiers.
-        drop_path_rate: stochastic depth of the last block; earlier blocks take their linear share.
+        drop_path_rate: stochastic depth of the last block; earlier blocks take their linear share. The authors' code
+            of MobileViGv2 advances on graph blocks only, so that its last block is at 0.03 where it is asked for 0.1.
         layer_scale_init: what the layer scales of MBConv and graph branches start from.
         reference_links: whether links are computed in the operations of the authors' code, one by one.
     """

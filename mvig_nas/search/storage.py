@@ -329,7 +329,7 @@ def _parameters(space: SearchSpace, architecture: Architecture) -> dict[str, Val
     found = {}
     for name, value in space.encode(architecture).items():
         stage, _, choice = name.rpartition(".")
-        is_used = not stage or getattr(architecture.stages[int(stage[-1]) - 1], choice) is not None
+        is_used = not stage or architecture.stages[int(stage[-1]) - 1].is_used(choice)
         if is_used and len(space.choices[name]) > 1:
             found[name] = value
     return found

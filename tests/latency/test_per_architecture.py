@@ -6,18 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvig_nas import kernels, shipped
-from mvig_nas.architecture import PRESETS
+from mvig_nas.architecture import PRESETS, preset
 from mvig_nas.kernels import FORMS, Form
 from mvig_nas.latency import ArchitectureLatency, LatencyPredictor, network_features
 from mvig_nas.latency.per_architecture import BlockFeatures
 from mvig_nas.search_space import SearchSpace
-from tests.strategies import architectures, spaces
+from tests.strategies import FAMILY, architectures, spaces
 
 PREDICTOR = LatencyPredictor.load(shipped.predictor_folder("iphone-13-mini"))
 
 
 @pytest.mark.parametrize("form", FORMS)
-@given(space=spaces(), data=st.data())
+@given(space=st.one_of(spaces(), st.just(FAMILY)), data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_features_add_up_block_by_block(form: Form, space: SearchSpace, data: st.DataObject) -> None:
     drawn = data.draw(st.lists(architectures(space), min_size=1, max_size=4))
@@ -56,3 +56,10 @@ def test_the_reference_form_costs_more_than_ours() -> None:
     ours = ArchitectureLatency(PREDICTOR)
     presets = list(PRESETS.values())
     assert np.all(ours.with_form("reference").predict_ms(presets) > ours.predict_ms(presets))
+
+
+def test_masks_rest_on_no_measurement() -> None:
+    latency = ArchitectureLatency.load("iphone-13-mini")
+    with_masks, without = (latency.outside([preset(name)])[0] for name in ("greedyvig_s", "mobilevigv2_ti"))
+    assert any("sign is an operation that no measured network had" in reason for reason in with_masks)
+    assert not without
