@@ -61,8 +61,9 @@ def train(out: Path | None, resume: bool, **asked: Any) -> None:
         for rollback in outcome.rollbacks:
             click.echo(f"Step {rollback.step} diverged and was left out; its loss was {rollback.loss:.3g}.")
         click.echo(f"Supernet of {request.space.name}: {folder / 'supernet.safetensors'} ({outcome.seconds:.0f} s)")
+        space = request.space.name if resume else asked["space"]
         click.echo(
-            f"Next: mvig-nas search --space {asked['space']} --latency-budget 1.0ms --score supernet:{folder} "
+            f"Next: mvig-nas search --space {space} --latency-budget 1.0ms --score supernet:{folder} "
             f"--data {request.data}"
         )
 

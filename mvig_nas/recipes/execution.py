@@ -33,7 +33,7 @@ class Execution:
     channels_last: Annotated[
         bool,
         about(
-            "Memory layout of the images; GPUs are faster with the channels last.",
+            "Memory layout of the images: channels last, which GPUs are faster with, or channels first.",
             flags=("--channels-last/--channels-first",),
         ),
     ] = False
@@ -41,7 +41,7 @@ class Execution:
     compiled: Annotated[
         bool,
         about(
-            "Whether torch compiles the network first, which takes a minute; for single networks.",
+            "Let torch compile the network first, which takes a minute.",
             flags=("--compile",),
         ),
     ] = False

@@ -98,17 +98,23 @@ class SupernetPlan:
 
     sampling: Annotated[
         Literal["sandwich", "uniform"],
-        about("Train the largest, the smallest and random sub-networks in every step, or random ones only."),
+        about("Sub-networks of a step: the largest, the smallest and random ones, or (uniform) random ones."),
     ] = "sandwich"
     random_networks: Annotated[int, about("Random sub-networks that are trained in every step.", ge=1)] = 2
     distillation: (
         Annotated[
             Literal["kl", "alpha"],
-            about("Divergence from the largest sub-network's answers that the others learn by; none for the labels."),
+            about("Divergence by which the others learn the largest one's answers; `none` for the labels."),
         ]
         | None
     ) = "kl"
-    progressive: Annotated[bool, about("Open kernels, then depths, then widths.")] = False
+    progressive: Annotated[
+        bool,
+        about(
+            "Let sub-networks differ in kernels first, then in depths and last in widths, rather than in all from the "
+            "start."
+        ),
+    ] = False
     latency_range_ms: (
         Annotated[
             tuple[float, float],

@@ -228,7 +228,7 @@ def train_alone(
     ask: AskTeacher | None = None
     if teacher is not None:
         identity |= {"teacher": teacher.to_dict(), "distillation": asdict(distillation)}
-        ask = _without_number(teacher)
+        ask = teacher
         if knowledge.teacher_cache is not None:
             ask = TeacherCache(
                 teacher,
@@ -256,14 +256,6 @@ def train_alone(
     for each in (trained.network, trained.last):
         each.set_distilled_training(enable=False)
     return trained
-
-
-def _without_number(teacher: Teacher) -> AskTeacher:
-    def ask(images: Tensor, number: int) -> Tensor:
-        del number
-        return teacher(images)
-
-    return ask
 
 
 @torch.no_grad()

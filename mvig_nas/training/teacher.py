@@ -65,8 +65,9 @@ class Teacher:
     shift: Tensor
     columns: Tensor | None  # of the network's logits, for each of our classes; None for all as they are
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits (B, classes), without gradient, of images (B, 3, R, R) in our normalisation."""
+    def __call__(self, images: Tensor, number: int = 0) -> Tensor:
+        """Logits (B, classes), without gradient, of images (B, 3, R, R) in our normalisation, whatever their number."""
+        del number
         with torch.no_grad():
             if images.shape[-2:] != self.size:
                 images = F.interpolate(

@@ -44,7 +44,8 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        # SummaryWriter writes in a thread, and waits for ever where that has met a full disk.
+        # This is what tensorboardX's SummaryWriter wraps, which writes in a thread and waits for ever where that has
+        # met a full disk; torch's SummaryWriter needs the package tensorboard.
         from tensorboardX.event_file_writer import EventsWriter
 
         self._folder = folder
