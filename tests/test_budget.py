@@ -29,7 +29,7 @@ def test_durations(text: str, expected_ms: float) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1.0", r"must have a unit \(ms, us or s\), got '1.0'; write 1.0ms"),
+        ("1.0", r"must have a unit \(us, ms, s, min or h\), got '1.0'; write 1.0ms"),
         ("-1ms", "must be above 0, got '-1ms'"),
         ("0ms", "must be above 0, got '0ms'"),
         ("abc", "must be a number and a unit, got 'abc'; write 1.0ms, 900us or 0.001s"),
