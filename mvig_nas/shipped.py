@@ -1,4 +1,4 @@
-"""Finds what ships with the package, installed or in a checkout: search spaces, fitted predictors."""
+"""Finds what ships with the package, installed or in a checkout: search spaces, fitted predictors, pages of docs."""
 
 from importlib import resources
 from pathlib import Path
@@ -9,7 +9,7 @@ DEFAULT_DEVICE = "iphone-13-mini"
 
 
 def folder(name: str) -> Path:
-    """Folder `search_spaces` or `predictors`: package data where installed, the checkout's own where not."""
+    """Folder `search_spaces`, `predictors` or `docs`: package data where installed, the checkout's own where not."""
     installed = Path(str(resources.files("mvig_nas") / "_shipped" / name))
     return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / name
 
@@ -49,3 +49,20 @@ def predictor_folder(device: str) -> Path:
     if (Path(device) / "predictor.json").is_file():
         return Path(device)
     raise MvigNasError(f"no device is called {device!r}; {closest(device, device_names())}")
+
+
+def page_names() -> tuple[str, ...]:
+    """Names of the pages of documentation."""
+    return tuple(sorted(path.stem for path in folder("docs").glob("*.md")))
+
+
+def page(name: str) -> str:
+    """The Markdown text of a page of documentation.
+
+    Raises:
+        MvigNasError: there is no page of that name.
+    """
+    stem = name.removeprefix("docs/").removesuffix(".md")
+    if stem not in page_names():
+        raise MvigNasError(f"no page is called {name!r}; {closest(stem, page_names())}")
+    return (folder("docs") / f"{stem}.md").read_text(encoding="utf-8")

@@ -41,6 +41,7 @@ ORDER = (
     "measure",
     "ranking",
     "report",
+    "pipeline",
     "cli",
     "__main__",
 )
@@ -96,7 +97,7 @@ def test_no_module_is_long() -> None:
     long = {
         str(path.relative_to(PACKAGE)): lines
         for path in modules()
-        if (lines := len(path.read_text().splitlines())) > 620
+        if (lines := len(path.read_text().splitlines())) > 470
     }
     assert not long
 

@@ -28,6 +28,8 @@ def test_the_wheel_holds_code_spaces_and_predictors(wheel: Path) -> None:
         f"mvig_nas/_shipped/search_spaces/{name}.toml" for name in ("micro", "mobilevig", "mobilevig-ti", "toy")
     }
     assert "mvig_nas/recipes/small.toml" in names
+    pages = {path.name for path in (REPOSITORY / "docs").glob("*.md")}
+    assert {name.rpartition("/")[2] for name in names if "_shipped/docs" in name} == pages
     for device in ("iphone-12", "iphone-13", "iphone-13-mini", "iphone-14"):
         assert f"mvig_nas/_shipped/predictors/{device}/predictor.json" in names
     assert "mvig_nas/_shipped/predictors/published/measurements.csv" in names
@@ -43,6 +45,7 @@ def test_the_installed_package_runs_from_another_folder(wheel: Path, tmp_path: P
         "import mvig_nas, mvig_nas.shipped as s; from mvig_nas.cli import main; import sys;"
         f"assert mvig_nas.__file__.startswith({str(target)!r}), mvig_nas.__file__;"
         "assert '_shipped' in str(s.folder('predictors'));"
+        "sys.argv = ['mvig-nas', 'docs', 'quickstart_app']; main();"
         "sys.argv = ['mvig-nas', 'spaces']; main()"
     )
     done = subprocess.run(
@@ -55,3 +58,4 @@ def test_the_installed_package_runs_from_another_folder(wheel: Path, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert "mobilevig-ti" in done.stdout
+    assert "# From a folder of images to an app" in done.stdout

@@ -13,6 +13,7 @@ from mvig_nas.errors import MvigNasError
 
 # name -> module and attribute of the command, and the line that stands for it in the list of commands
 COMMANDS = {
+    "run": ("mvig_nas.cli.run", "From a folder of images to a Core ML package, in one command."),
     "search": ("mvig_nas.cli.search", "Search for the best network inside a latency budget."),
     "supernet": ("mvig_nas.cli.supernet", "Train a supernet, and check how it ranks networks."),
     "finalists": ("mvig_nas.cli.finalists", "Train the best networks of a search briefly, and pick by top-1."),
@@ -21,6 +22,8 @@ COMMANDS = {
     "describe": ("mvig_nas.cli.describe", "Show where a network's parameters, MACs and milliseconds go."),
     "spaces": ("mvig_nas.cli.listing", "List the search spaces that ship."),
     "devices": ("mvig_nas.cli.listing", "List the phones that have a latency predictor, with its error."),
+    "plans": ("mvig_nas.cli.listing", "List the training plans that ship."),
+    "docs": ("mvig_nas.cli.docs", "Print a page of the documentation."),
     "sample": ("mvig_nas.cli.sample", "Draw architectures of a search space."),
     "export": ("mvig_nas.cli.export", "Write a network as a Core ML package."),
     "measure": ("mvig_nas.cli.measure", "Measure the latency of networks on a device."),

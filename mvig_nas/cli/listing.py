@@ -1,4 +1,4 @@
-"""`mvig-nas spaces` and `mvig-nas devices`: what ships with the package, and how good it is."""
+"""`mvig-nas spaces`, `devices` and `plans`: what ships with the package, and how good it is."""
 
 from typing import Any
 
@@ -98,3 +98,32 @@ def devices(as_json: bool) -> None:
         rows,
     )
     click.echo("Fitted to published latencies of other laboratories; all devices share one fit. See docs/latency.md")
+
+
+@click.command()
+@json_option()
+def plans(as_json: bool) -> None:
+    """List the shipped training plans, for `retrain --plan` and `supernet train --recipe`."""
+    from mvig_nas import recipes
+    from mvig_nas.cli.output import print_json, print_table
+
+    found = []
+    for name in recipes.names():
+        plan = recipes.load_plan(name)
+        found.append({"name": name, "description": recipes.description(name), **plan.to_dict()})
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [
+            each["name"],
+            str(each["epochs"]),
+            str(each["batch_size"]),
+            f"{each['learning_rate']:g}",
+            each["distillation"]["teacher"] or "none",
+            each["description"],
+        ]
+        for each in found
+    ]
+    print_table("Training plans", ["plan", "epochs", "batch", "rate", "teacher", "for"], rows)
+    click.echo("Next: mvig-nas retrain ARCH --data images --plan NAME")

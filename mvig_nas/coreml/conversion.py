@@ -106,6 +106,9 @@ def export(
         finished = building / path.name
         with tools.quiet():
             coremltools.utils.save_spec(spec, str(finished), weights_dir=model.weights_dir)
+        for file in finished.glob("Data/*/*.mlmodel"):
+            # protobuf orders the entries of a map anew in every process, so that equal packages would differ
+            file.write_bytes(spec.SerializeToString(deterministic=True))
         if check is not None:
             _check(check, finished, path)
         _publish(finished, path, building)

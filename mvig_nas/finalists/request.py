@@ -1,9 +1,11 @@
 """What is asked of the finalists of a search."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+from mvig_nas import recipes
+from mvig_nas.recipes import Recipe
 from mvig_nas.values import about, check
 
 
@@ -15,7 +17,8 @@ class FinalistsRequest:
         MvigNasError: a value out of range.
     """
 
-    TITLE = "Finalists"
+    TITLE: ClassVar = "Finalists"
+    MAY_DIFFER: ClassVar = ("run", "data")  # in a resumed run, as both may have moved
 
     run: Annotated[Path, about("Run folder of the finished search.")]
     data: Annotated[Path, about("Folder of the images, with the class folders in `train`.")]
@@ -37,6 +40,31 @@ class FinalistsRequest:
         check(self)
 
 
+def short_recipe(plan: str, epochs: int | None, seed: int, images: int) -> Recipe:
+    """A plan's recipe of other length, for this many training images, none of which it holds out by itself.
+
+    Args:
+        plan: a shipped plan's name or a TOML file; a teacher that it names is left out.
+        epochs: of the training; the plan's if None.
+        seed: of the training.
+        images: number of training images; a batch is no larger than that.
+
+    Raises:
+        MvigNasError: no such plan.
+    """
+    recipe = recipes.load_plan(plan).recipe
+    epochs = epochs or recipe.epochs
+    if images < recipe.batch_size:
+        recipe = replace(recipe, batch_size=images, micro_batch_size=None)
+    return replace(
+        recipe,
+        epochs=epochs,
+        warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
+        seed=seed,
+        hold_out=0.0,
+    )
+
+
 @dataclass(frozen=True)
 class Resources:
     """Where the trainings run; a resumed run may have others.
@@ -45,7 +73,7 @@ class Resources:
         MvigNasError: a value out of range.
     """
 
-    TITLE = "Ray"
+    TITLE: ClassVar = "Ray"
 
     address: Annotated[str, about("Ray cluster to train on: `auto` or HOST:PORT; this machine if left out.")] | None = (
         None

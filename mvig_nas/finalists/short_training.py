@@ -6,7 +6,7 @@ scheduler which has forgotten everything is told the same as before, and no epoc
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ import torch
 from ray import tune
 from torch import nn
 
-from mvig_nas import recipes
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
@@ -38,20 +37,6 @@ class Training:
     resources: Resources
     recipe: Recipe
     folder: Path
-
-
-def recipe_of(request: FinalistsRequest) -> Recipe:
-    """The plan's recipe, with the request's epochs and seed; images are held out by the request, not by the plan.
-
-    A teacher that the plan names is left out: finalists are compared by what they learn from the labels.
-
-    Raises:
-        MvigNasError: no such plan.
-    """
-    recipe = recipes.load_plan(request.plan).recipe
-    epochs = request.max_epochs or recipe.epochs
-    warmup = min(recipe.warmup_epochs, epochs - 1)
-    return replace(recipe, epochs=epochs, warmup_epochs=warmup, seed=request.seed, hold_out=0.0)
 
 
 def images_of(request: FinalistsRequest) -> tuple[LabelledImages, LabelledImages]:

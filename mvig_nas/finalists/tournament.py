@@ -24,16 +24,17 @@ from ray.tune.schedulers import ASHAScheduler
 from mvig_nas import run_folder, values
 from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import claim, make_folder, save
+from mvig_nas.files import claim, save
 from mvig_nas.finalists.choosing import choose
-from mvig_nas.finalists.request import FinalistsRequest, Resources
+from mvig_nas.finalists.request import FinalistsRequest, Resources, short_recipe
 from mvig_nas.finalists.results import Finalist, Finalists, State, ordered, write
-from mvig_nas.finalists.short_training import RESULT, Training, images_of, read_reports, recipe_of, train_finalist
+from mvig_nas.finalists.short_training import RESULT, Training, images_of, read_reports, train_finalist
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.search.evaluators.ray_cluster import connected, line, room
 from mvig_nas.search.study import Study
 
-FOLDER, LOCK, CHOSEN = "finalists", "lock", "chosen.json"
+COMMAND = FOLDER = "finalists"
+LOCK, CHOSEN = "lock", "chosen.json"
 _REDUCTION = 2  # of two trainings that have come to a rung, the better one goes on
 _FIRST_RUNG = 4  # the first rung is at this part of all epochs
 _RESTARTS = 3
@@ -89,21 +90,17 @@ def hold(
     resources = resources or Resources()
     began = time.monotonic()
     study = Study.load(request.run)
-    _, held = images_of(request)
-    recipe = recipe_of(request)
+    images, held = images_of(request)
+    recipe = short_recipe(request.plan, request.max_epochs, request.seed, len(images))
     folder = request.run / FOLDER
-    if resume:
-        saved = run_folder.reopen(folder, "finalists", FinalistsRequest)
-        run_folder.require_same(saved, request, may_differ=("run", "data"))  # both may have moved
-    entries = _entries(study, request.count, folder if resume else None)
-    if not resume:
-        run_folder.begin(folder, "finalists", request)
+    with run_folder.entered(folder, COMMAND, request, resume, CHOSEN) as has_begun:
+        entries = _entries(study, request.count, folder if has_begun else None)
         save(folder / CHOSEN, json.dumps([values.plain(each) for each in entries], indent=1) + "\n")
-    make_folder(folder)
     with claim(folder / LOCK) as is_ours:
         if not is_ours:
             raise MvigNasError(f"only one process may train the finalists in {folder}; another is at work there.")
-        failures = _train(entries, Training(_absolute(request), resources, recipe, folder.absolute()), on_progress)
+        training = Training(_absolute(request), resources, recipe, folder.absolute())
+        failures = _train(entries, training, on_progress)
     found = Finalists(
         ordered([_finalist(each, entries, folder, failures) for each in entries]),
         images=len(held),
@@ -163,8 +160,6 @@ def _train(
 ) -> dict[str, str]:
     """Run Ray Tune until every training has ended; reasons of those that failed, by fingerprint."""
     epochs, resources = training.recipe.epochs, training.resources
-    # Those that know most come first, so that ASHA has heard of them before it judges the others.
-    order = sorted(entries, key=lambda each: -len(read_reports(training.folder / each.fingerprint)))
     need = {"CPU": resources.cpus, "GPU": resources.gpus}
     with connected(resources.address), _interruptible(), tempfile.TemporaryDirectory() as scratch:
         trainings = resources.trainings or room(need)
@@ -176,7 +171,7 @@ def _train(
             ),
             param_space={
                 "architecture": tune.grid_search(
-                    [Architecture.from_dict(each.architecture).to_json() for each in order]
+                    [Architecture.from_dict(each.architecture).to_json() for each in entries]
                 )
             },
             tune_config=tune.TuneConfig(

@@ -4,7 +4,7 @@ from mvig_nas.recipes.execution import Execution
 from mvig_nas.recipes.plan import Distillation, Plan, Sources, SupernetPlan
 from mvig_nas.recipes.preprocessing import Preprocessing
 from mvig_nas.recipes.recipe import Recipe
-from mvig_nas.recipes.recipe_files import changed, changed_plan, load, load_plan, names, path_of
+from mvig_nas.recipes.recipe_files import changed, changed_plan, description, load, load_plan, names, path_of
 
 __all__ = [
     "Distillation",
@@ -16,6 +16,7 @@ __all__ = [
     "SupernetPlan",
     "changed",
     "changed_plan",
+    "description",
     "load",
     "load_plan",
     "names",

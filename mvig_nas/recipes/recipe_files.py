@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ _FOLDER = Path(__file__).resolve().parent
 def names() -> tuple[str, ...]:
     """Names of the shipped training recipes."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+def description(name: str) -> str:
+    """What a shipped recipe is for: the comment that its file begins with."""
+    lines = path_of(name).read_text(encoding="utf-8").splitlines()
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.lstrip("# ") for line in comment)
 
 
 def path_of(name: str) -> Path:

@@ -19,6 +19,7 @@ th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e3e8
 th:first-child, td:first-child { text-align: left; } th { color: #5b6b7d; font-weight: 600; }
 tr.winner td { font-weight: 600; color: #d1495b; } img { max-width: 100%; }
 code { background: #f3f6f9; padding: .1rem .3rem; }
+td.fact { text-align: left; overflow-wrap: anywhere; }
 .note { color: #5b6b7d; } .scroll { overflow-x: auto; }
 """
 _STAGE_COLUMNS = {
@@ -59,19 +60,27 @@ def page(
         parts += ["<h2>Winner and published networks</h2>", _comparison(study, presets)]
         parts += ["<h2>The winner, stage by stage</h2>", _stages(winner.architecture)]
     titles = {"score_latency": "Score against latency", "best_so_far": "Progress"}
-    for name, title in titles.items():
-        image = base64.b64encode(plots[name]).decode()
-        parts += [f"<h2>{title}</h2>", f'<img alt="{title}" src="data:image/png;base64,{image}">']
+    parts += [image(title, plots[name]) for name, title in titles.items()]
     parts += ["<h2>Front</h2>", _front(study)]
     parts.append(f"<h2>How it was made</h2><p><code>{escape(command)}</code></p>")
     versions = ", ".join(f"{escape(name)} {escape(number)}" for name, number in settings.versions.items())
     parts.append(f"<p class=note>{versions}</p>")
-    title = f"mvig-nas: {escape(settings.space.name)} for {escape(device)}"
+    return document(f"mvig-nas: {settings.space.name} for {device}", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A page that needs no other file; `title` is plain text, `parts` are HTML."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def image(title: str, png: bytes) -> str:
+    """A titled picture inside the page."""
+    content = base64.b64encode(png).decode()
+    return f'<h2>{escape(title)}</h2><img alt="{escape(title)}" src="data:image/png;base64,{content}">'
 
 
 def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]]) -> str:
@@ -87,7 +96,7 @@ def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]]) -> str:
         score = "" if preset["score"] is None else f"{preset['score']:.4g}"
         cells = [name, score, f"{preset['latency_ms']:.3f}", f"{low:.2f}-{high:.2f}"]
         rows.append(("", [*cells, f"{preset['parameters']:,}", f"{preset['macs']:,}"]))
-    return _table(["architecture", "score", "predicted ms", "80 % interval", "parameters", "MACs"], rows)
+    return table(["architecture", "score", "predicted ms", "80 % interval", "parameters", "MACs"], rows)
 
 
 def _stages(architecture: "Architecture") -> str:
@@ -99,15 +108,16 @@ def _stages(architecture: "Architecture") -> str:
         cells = [f"{number} ({size}×{size})", *("" if value is None else str(value) for value in values)]
         rows.append(("", cells))
     note = f"<p class=note>Resolution {architecture.resolution}, head width {architecture.head_width}.</p>"
-    return _table(["stage", *columns.values()], rows) + note
+    return table(["stage", *columns.values()], rows) + note
 
 
 def _front(study: "Study") -> str:
     rows = [("", [c.fingerprint, f"{c.score:.4g}", f"{c.latency_ms:.3f}"]) for c in study.front]
-    return _table(["architecture", "score", "predicted ms"], rows)
+    return table(["architecture", "score", "predicted ms"], rows)
 
 
-def _table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table of plain text; a row's first entry is its class in the style sheet, or empty."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
         f"<tr{f' class={kind}' if kind else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

@@ -1,0 +1,164 @@
+"""How much of everything fits into the time there is: a plan is made once, from measured speed, and then kept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from mvig_nas.errors import MvigNasError
+from mvig_nas.shipped import DEFAULT_DEVICE
+from mvig_nas.values import about, check
+
+SCORE = "naswot"
+HOLD_OUT = 0.15
+_EVALUATIONS = 80
+_SCORE_S = 0.15  # of one score; a slow core takes twice as long
+_SPARE_S = 60.0  # for reading images, the export and its check
+_FINALIST_S = 8.0  # in which a training begins
+_FINALISTS_SHARE = 0.4  # of the time for trainings
+_ASHA_SHARE = 0.6  # of all epochs that are trained, as weak networks are stopped early
+_FEWEST_FINALISTS = 3
+_FINALIST_EPOCHS = (5, 30)
+_FEWEST_EPOCHS = 5
+_PASSES = 1.1  # an epoch and its validation, in epochs
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What `run` is asked for.
+
+    Raises:
+        MvigNasError: a value out of range.
+    """
+
+    TITLE: ClassVar = "Run"
+    MAY_DIFFER: ClassVar = ("images",)  # in a resumed run, as they may have moved
+
+    images: Annotated[Path, about("Folder with a folder of images for each class, or with `train` and `val`.")]
+    latency_ms: Annotated[
+        float,
+        about(
+            "Most milliseconds that the network may be predicted to take, at batch 1, e.g. 1.0ms.",
+            gt=0,
+            unit="duration",
+            flags=("--latency-budget",),
+            metavar="DURATION",
+        ),
+    ]
+    device: Annotated[
+        str, about("Phone to predict latency for, or a folder with a fitted predictor.", metavar="NAME|FOLDER")
+    ] = DEFAULT_DEVICE
+    space: (
+        Annotated[
+            str,
+            about(
+                "Search space, a name or a file; if left out, `mobilevig` on a GPU and `micro`, whose networks a CPU "
+                "trains in minutes, elsewhere.",
+                metavar="NAME|FILE.toml",
+            ),
+        ]
+        | None
+    ) = None
+    hours: Annotated[float, about("Hours that the whole run may take; they set the numbers of epochs.", gt=0)] = 2.0
+    finalists: Annotated[int, about("Most networks that are trained as finalists; 0 leaves them out.", ge=0)] = 12
+    max_epochs: Annotated[int, about("Most epochs that the winner is trained for.", ge=1)] = 300
+    seed: Annotated[int, about("Seed of every step.", ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training images per second, measured on this machine on a network of medium size, and what computed them."""
+
+    images_per_second: Annotated[float, about("Training images per second.", gt=0)]
+    resolution: Annotated[int, about("Side of the images in pixels.", ge=1)]
+    torch_device: str
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.torch_device != "cpu"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What the steps of a run do, and how long each should take.
+
+    Attributes:
+        space: name or file of the search space.
+        score: that the search maximises.
+        evaluations: scores that the search computes.
+        finalists: networks that are trained briefly; 0 leaves the finalists out, for want of time.
+        finalist_epochs, epochs: of a finalist's training and of the winner's.
+        speed: the measured speed that the plan rests on.
+        seconds: expected duration of every step, by its name.
+    """
+
+    space: str
+    score: str
+    evaluations: int
+    finalists: int
+    finalist_epochs: int
+    epochs: int
+    speed: Speed
+    seconds: dict[str, float]
+
+    @property
+    def total_seconds(self) -> float:
+        """Expected duration of the whole run."""
+        return sum(self.seconds.values())
+
+
+def make_plan(request: RunRequest, space: str, images: int, speed: Speed) -> RunPlan:
+    """The largest plan that fits into the request's hours.
+
+    Two fifths of the time for trainings go to the finalists, the rest to the winner. Where fewer than three finalists
+    of five epochs would fit, there are none, and the score alone picks the winner. A finalist is trained for no more
+    epochs than the winner may be.
+
+    Args:
+        request: whose hours are planned.
+        space: name or file of the search space.
+        images: number of training images.
+        speed: as measured.
+
+    Raises:
+        MvigNasError: not even the shortest training fits.
+    """
+    search_s = _EVALUATIONS * _SCORE_S
+    left_s = 3600 * request.hours - search_s - _SPARE_S
+    epoch_s = _PASSES * images / speed.images_per_second
+    finalist_epoch_s = (1 - HOLD_OUT) * epoch_s * _ASHA_SHARE
+    fewest, most = (min(epochs, request.max_epochs) for epochs in _FINALIST_EPOCHS)
+    count, epochs = 0, 0
+    for number in range(request.finalists, _FEWEST_FINALISTS - 1, -1):
+        fitting = int((_FINALISTS_SHARE * left_s - number * _FINALIST_S) / (number * finalist_epoch_s))
+        if fitting >= fewest:
+            count, epochs = number, min(fitting, most)
+            break
+    finalists_s = count * (_FINALIST_S + epochs * finalist_epoch_s)
+    shortest = min(_FEWEST_EPOCHS, request.max_epochs)
+    final = min(int((left_s - finalists_s) / epoch_s), request.max_epochs)
+    if final < shortest:
+        needed = (search_s + _SPARE_S + shortest * epoch_s) / 3600
+        raise MvigNasError(
+            f"a run must have time for {shortest} epochs of {images:,} images, which take {needed:.1g} hours at the "
+            f"{speed.images_per_second:.0f} images a second of this machine, got --hours {request.hours:g}; give more "
+            "hours, or fewer images."
+        )
+    return RunPlan(
+        space=space,
+        score=SCORE,
+        evaluations=_EVALUATIONS,
+        finalists=count,
+        finalist_epochs=epochs,
+        epochs=final,
+        speed=speed,
+        seconds={
+            "search": search_s,
+            "finalists": finalists_s,
+            "retrain": final * epoch_s,
+            "export": _SPARE_S,
+        },
+    )

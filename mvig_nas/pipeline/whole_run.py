@@ -1,0 +1,328 @@
+"""The steps of a run, one after the other; each is skipped where its result lies in its folder already."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from mvig_nas import run_folder, values
+from mvig_nas.architecture import Architecture
+from mvig_nas.budget import Budget
+from mvig_nas.coreml import export_target, operations
+from mvig_nas.coreml.package import SUFFIX
+from mvig_nas.errors import MvigNasError
+from mvig_nas.files import save
+from mvig_nas.finalists import FinalistsRequest, hold
+from mvig_nas.finalists.request import Resources, short_recipe
+from mvig_nas.finalists.tournament import FOLDER as FINALISTS
+from mvig_nas.image_data import is_split, read_split, split_images
+from mvig_nas.latency import ArchitectureLatency
+from mvig_nas.pipeline.planning import HOLD_OUT, RunPlan, RunRequest, Speed, make_plan
+from mvig_nas.recipes import Execution, Plan
+from mvig_nas.report import preset_rows, write_report
+from mvig_nas.report.run_report import run_page
+from mvig_nas.search.search_run import SearchRequest, run_search
+from mvig_nas.search.search_settings import SearchSettings
+from mvig_nas.search_space import SearchSpace
+from mvig_nas.training import RetrainRequest, StopTraining, retrain, train_alone
+from mvig_nas.training.checkpoint import FILE as CHECKPOINT
+from mvig_nas.training.model_folder import CONFIG, SUBFOLDER, read_model
+
+COMMAND = "run"
+PLAN, SUMMARY = "plan.json", "summary.json"
+IMAGES, SEARCH, TRAINED = "images", "search", "trained"
+_RECIPE = "short"
+_TIMED_STEPS = 8
+
+
+@dataclass(frozen=True)
+class StepShown:
+    """State of a run: `done` of `total` parts of the step called `step`; `text` is the latest news of it."""
+
+    step: str
+    done: int
+    total: int
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with.
+
+    Attributes:
+        package: the Core ML package.
+        top1: of the trained network on the validation images, a fraction.
+        top1_standard_error: by the number of validation images, a fraction.
+        val_images: number of validation images.
+        latency_ms, interval_ms: predicted at batch 1 on `device`, with the 80 % interval.
+        device: the phone.
+        classes: that the network tells apart.
+        operations: of the package's program.
+    """
+
+    package: Path
+    top1: float
+    top1_standard_error: float
+    val_images: int
+    latency_ms: float
+    interval_ms: tuple[float, float]
+    device: str
+    classes: tuple[str, ...]
+    operations: int
+
+
+OnStep = Callable[[StepShown], None]
+
+
+def prepare(request: RunRequest, folder: Path, *, on_step: OnStep | None = None) -> RunPlan:
+    """Split the images if they are not, time some training steps, and make the plan; both are kept in the folder.
+
+    Args:
+        request: what is asked for.
+        folder: of the run; a plan that is there already is kept.
+        on_step: called as the work goes on.
+
+    Raises:
+        MvigNasError: the images, space or device cannot be read, or the hours are too few.
+    """
+    if (folder / PLAN).is_file():
+        return _saved_plan(folder)
+    told = on_step or _silent
+    gpu = torch.cuda.is_available()
+    space_name = request.space or ("mobilevig" if gpu else "micro")
+    space = SearchSpace.load(space_name)
+    ArchitectureLatency.load(request.device)
+    data = _split(request, folder, told)
+    images = read_split(data, "train")
+    told(StepShown("timing", 0, 1, "some training steps"))
+    speed = _speed(space, images, gpu)
+    plan = make_plan(request, space_name, len(images), speed)
+    save(folder / PLAN, json.dumps(values.plain(plan), indent=1) + "\n")
+    return plan
+
+
+def run(
+    request: RunRequest,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_plan: Callable[[RunPlan], None] | None = None,
+    on_step: OnStep | None = None,
+    command: str = "run",
+) -> RunResult:
+    """Images to a verified Core ML package.
+
+    Args:
+        request: what is asked for; it is kept in the folder.
+        folder: of the run; each step has a folder of its own in it.
+        resume: go on with the run in the folder.
+        on_plan: called once with the plan.
+        on_step: called as the work goes on.
+        command: the command line that reports show.
+
+    Raises:
+        MvigNasError: as every step; the folder holds a run and `resume` is not set, or a run that was asked for
+            something else.
+        StopTraining: a signal asked to stop; all is saved.
+    """
+    with run_folder.entered(folder, COMMAND, request, resume, PLAN):
+        plan = prepare(request, folder, on_step=on_step)
+    if on_plan is not None:
+        on_plan(plan)
+    steps = _Steps(request, plan, folder, on_step or _silent, command)
+    winner = steps.searched()
+    if plan.finalists:
+        winner = steps.final()
+    steps.trained(winner)
+    return steps.packaged()
+
+
+def _split(request: RunRequest, folder: Path, told: OnStep) -> Path:
+    if is_split(request.images):
+        return request.images
+    made = split_images(
+        request.images, folder / IMAGES, on_progress=lambda done, total: told(StepShown("images", done, total))
+    )
+    if made.unreadable:
+        told(StepShown("images", 1, 1, f"left out, as they cannot be read: {', '.join(made.unreadable)}"))
+    return made.folder
+
+
+def _speed(space: SearchSpace, images: Any, gpu: bool) -> Speed:
+    """The training speed of the space's middle architecture, after the first steps, which are slower."""
+    middle = space.decode({name: choices[len(choices) // 2] for name, choices in space.choices.items()})
+    seen: list[float] = []
+    execution = Execution(
+        torch_device="auto" if gpu else "cpu", channels_last=True, stop_after=_TIMED_STEPS, validate_every=0
+    )
+    recipe = short_recipe(_RECIPE, 2 * _TIMED_STEPS, 0, len(images))
+    with TemporaryDirectory() as scratch:
+        began: list[float] = []
+
+        def on_progress(_: Any) -> None:
+            began.append(time.monotonic())
+            if len(began) > 2:
+                seen.append((len(began) - 2) * recipe.batch_size / (began[-1] - began[1]))
+
+        with suppress(StopTraining):
+            train_alone(middle, images, recipe, Path(scratch) / "run", execution=execution, on_progress=on_progress)
+    return Speed(seen[-1] if seen else 1.0, middle.resolution, "cuda" if gpu else "cpu")
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps that follow the plan."""
+
+    request: RunRequest
+    plan: RunPlan
+    folder: Path
+    told: OnStep
+    command: str
+
+    @property
+    def data(self) -> Path:
+        """Where the split images are."""
+        return self.request.images if is_split(self.request.images) else self.folder / IMAGES
+
+    def searched(self) -> Path:
+        """Search by the score; the file of its winner."""
+        own = self.folder / SEARCH
+        if not (own / "winner.json").is_file():
+            asked = SearchRequest(
+                space=self.plan.space,
+                device=self.request.device,
+                score=self.plan.score,
+                budget=Budget(latency_ms=self.request.latency_ms),
+                settings=SearchSettings(evaluations=self.plan.evaluations, seed=self.request.seed),
+            )
+
+            def on_candidate(state: Any) -> None:
+                self.told(StepShown("search", state.evaluated, self.plan.evaluations))
+
+            done = run_search(asked, own, resume=(own / run_folder.FILE).is_file(), on_candidate=on_candidate)
+            if done.study.winner is None:
+                raise MvigNasError(f"no network inside the budget could be scored; the reasons are in {own}.")
+            write_report(done, preset_rows(done), self.command)
+        return own / "winner.json"
+
+    def final(self) -> Path:
+        """Train the finalists; the file of their winner."""
+        own = self.folder / SEARCH / FINALISTS
+        if not (own / "winner.json").is_file():
+            asked = FinalistsRequest(
+                self.folder / SEARCH,
+                self.data,
+                self.plan.finalists,
+                _RECIPE,
+                self.plan.finalist_epochs,
+                HOLD_OUT,
+                seed=self.request.seed,
+            )
+            # one training at a time, so that which are stopped does not depend on which are faster
+            cores = 1.0 if self.plan.speed.is_gpu else float(os.cpu_count() or 1)
+            resources = Resources(trainings=1, cpus=cores, gpus=float(self.plan.speed.is_gpu), in_memory=True)
+            epochs: dict[str, int] = {}
+
+            def on_progress(state: Any) -> None:
+                epochs[state.fingerprint] = state.epoch
+                text = f"{state.done} of {state.total} trainings ended, best top-1 {state.best:.1%}"
+                self.told(StepShown("finalists", sum(epochs.values()), state.total * state.epochs, text))
+
+            hold(asked, resources, resume=(own / run_folder.FILE).is_file(), on_progress=on_progress)
+        return own / "winner.json"
+
+    def trained(self, winner: Path) -> None:
+        """Train the winner for good."""
+        own = self.folder / TRAINED
+        if (own / SUBFOLDER / CONFIG).is_file():
+            return
+        recipe = short_recipe(_RECIPE, self.plan.epochs, self.request.seed, len(read_split(self.data, "train")))
+        resume = (own / CHECKPOINT).is_file()
+        asked = RetrainRequest(
+            Architecture.load(str(winner)),
+            self.data,
+            Plan(recipe),
+            execution=Execution(
+                torch_device="auto" if self.plan.speed.is_gpu else "cpu",
+                channels_last=True,
+                in_memory=True,
+                checkpoint_minutes=1.0,
+                resume=resume,
+            ),
+        )
+        if not resume:
+            shutil.rmtree(own, ignore_errors=True)  # of a training that was killed before its first checkpoint
+
+        def on_progress(progress: Any) -> None:
+            self.told(StepShown("retrain", progress.step, progress.steps, progress.message or ""))
+
+        retrain(asked, own, on_progress=on_progress)
+
+    def packaged(self) -> RunResult:
+        """Write the package, check it and say what came."""
+        self.told(StepShown("export", 0, 1))
+        model = read_model(self.folder / TRAINED)
+        package = self.folder / f"{self.request.images.resolve().name}{SUFFIX}"
+        if not (self.folder / SUMMARY).is_file():
+            shutil.rmtree(package, ignore_errors=True)  # one that is there was not finished
+            export_target(str(self.folder / TRAINED / SUBFOLDER), package)
+        architecture = model.network.architecture
+        latency = ArchitectureLatency.load(self.request.device)
+        low, high = latency.interval_ms([architecture], 0.8)
+        top1 = float(model.about["accuracy"]["mean"]["top1"])
+        count = len(read_split(self.data, "val"))
+        result = RunResult(
+            package=package,
+            top1=top1,
+            top1_standard_error=(top1 * (1 - top1) / count) ** 0.5,
+            val_images=count,
+            latency_ms=float(latency.predict_ms([architecture])[0]),
+            interval_ms=(float(low[0]), float(high[0])),
+            device=self.request.device,
+            classes=model.classes,
+            operations=len(operations(package)),
+        )
+        self._report(result, architecture, latency)
+        save(self.folder / SUMMARY, json.dumps(values.plain(result), indent=1) + "\n")
+        self.told(StepShown("export", 1, 1))
+        return result
+
+    def _report(self, result: RunResult, architecture: Architecture, latency: ArchitectureLatency) -> None:
+        plan, search = self.plan, self.folder / SEARCH
+        asked = {
+            "Images": f"{self.request.images}, {len(result.classes)} classes",
+            "Latency": f"at most {self.request.latency_ms:g} ms predicted on {self.request.device}",
+            "Time": f"{self.request.hours:g} hours at {plan.speed.images_per_second:.0f} training images a second",
+            "Search": f"space {plan.space}, {plan.evaluations} {plan.score} scores",
+            "Finalists": f"{plan.finalists} networks of up to {plan.finalist_epochs} epochs"
+            if plan.finalists
+            else "none",
+            "Training": f"{plan.epochs} epochs without a teacher",
+        }
+        pictures = {
+            "Score against latency": search / "score_latency.png",
+            "Finalists": search / FINALISTS / "learning_curves.png",
+        }
+        plots = {title: path.read_bytes() for title, path in pictures.items() if path.is_file()}
+        text = run_page(asked, vars(result), architecture, latency, plots, command=self.command)
+        save(self.folder / "report.html", text)
+
+
+def _saved_plan(folder: Path) -> RunPlan:
+    try:
+        content: Mapping[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MvigNasError(f"{folder / PLAN} must be readable JSON, got {error}; start anew.") from error
+    return values.read(RunPlan, content, f"{folder / PLAN}")
+
+
+def _silent(_: StepShown) -> None:
+    """Nobody watches."""
