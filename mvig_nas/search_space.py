@@ -11,14 +11,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from mvig_nas import shipped
 from mvig_nas.architecture import DEPTH_OF, STAGES, SWITCHES, Architecture, Stage, stage_sizes
+from mvig_nas.constraints import UNCONSTRAINED, Constraints
 from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.graph_operators import OPERATORS
+from mvig_nas.values import plain, read
 
 SCHEMA = 1
 Value = int | str
@@ -27,6 +30,8 @@ STAGE_CHOICES = tuple(field.name for field in fields(Stage))
 _CONV_CHOICES = tuple(name for name, depth in DEPTH_OF.items() if depth == "conv_depth")
 _GRAPH_CHOICES = tuple(name for name, depth in DEPTH_OF.items() if depth == "graph_depth")
 _CHEAPER_WHEN_LARGER = ("graph_step", "graph_groups")
+
+_DRAWS = 100  # of a sample, before one is repaired
 
 PARAMETER_NAMES: tuple[str, ...] = (
     "resolution",
@@ -39,14 +44,19 @@ PARAMETER_NAMES: tuple[str, ...] = (
 class SearchSpace:
     """Named parameters and their choices; every combination is a valid Architecture.
 
+    `constraints` leave out some of them. Each setting of the parameters still means an architecture: one that breaks a
+    constraint means a near one that does not.
+
     Raises:
         MvigNasError: a parameter is missing or unknown, has no choice or a repeated one, or a combination makes no
-            valid network (a width not divisible by its groups, a graph step that leaves no link).
+            valid network (a width not divisible by its groups, a graph step that leaves no link), or no combination
+            keeps the constraints.
     """
 
     name: str
     choices: Mapping[str, tuple[Value, ...]]
     description: str = ""
+    constraints: Constraints = UNCONSTRAINED
 
     def __post_init__(self) -> None:
         for key in self.choices:
@@ -66,6 +76,10 @@ class SearchSpace:
             self, "choices", {key: _in_order(self.choices[key]) for key in PARAMETER_NAMES if key in self.choices}
         )
         self._check_combinations()
+        try:
+            self.constraints.check_possible(self.choices)
+        except MvigNasError as error:
+            raise MvigNasError(f"space {self.name!r}: {error}") from error
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.choices.items())))
@@ -82,15 +96,35 @@ class SearchSpace:
 
     @cached_property
     def size(self) -> int:
-        """Number of different architectures."""
-        stages = (_stage_count(self.stage_choices(number)) for number in range(1, STAGES + 1))
-        return len(self.choices["resolution"]) * len(self.choices["head_width"]) * prod(stages)
+        """Number of different architectures that keep the constraints; exact."""
+        least = self.constraints.least_graph_blocks
+        counts = {0: 1}  # of the stages so far, by graph blocks up to `least`
+        for number in range(1, STAGES + 1):
+            own = _stage_counts(self.stage_choices(number), self.constraints.least_blocks)
+            grown: dict[int, int] = {}
+            for (before, ways), (depth, other) in product(counts.items(), own.items()):
+                blocks = min(before + depth, least)
+                grown[blocks] = grown.get(blocks, 0) + ways * other
+            counts = grown
+        return len(self.choices["resolution"]) * len(self.choices["head_width"]) * self._widths * counts.get(least, 0)
+
+    @property
+    def _widths(self) -> int:
+        """Number of ways to choose the stages' widths."""
+        choices = [self.choices[f"stage{number}.width"] for number in range(1, STAGES + 1)]
+        if self.constraints.widths_may_fall:
+            return prod(len(widths) for widths in choices)
+        ways = {0: 1}  # of the stages so far, by the last width
+        for widths in choices:
+            ways = {int(width): sum(n for last, n in ways.items() if last <= int(width)) for width in widths}
+        return sum(ways.values())
 
     def encode(self, architecture: Architecture) -> dict[str, Value]:
         """Value of every parameter; one that the architecture does not use takes its first choice.
 
         Raises:
-            MvigNasError: the architecture is not of this space; the message names the first parameter that is not.
+            MvigNasError: the architecture is not of this space; the message names the first parameter that is not, or
+                the constraint that it breaks.
         """
         values: dict[str, Value] = {"resolution": architecture.resolution, "head_width": architecture.head_width}
         for number, stage in enumerate(architecture.stages, start=1):
@@ -109,10 +143,15 @@ class SearchSpace:
                     f"`{key}` must be one of {self.choices[key]} in space {self.name!r}, got {value!r}; "
                     "take one of them or another space."
                 )
+        broken = self.constraints.broken_by(architecture) if self._is_constrained else None
+        if broken is not None:
+            raise MvigNasError(f"an architecture of space {self.name!r} must keep its constraints: {broken}.")
         return values
 
     def decode(self, values: Mapping[str, Value]) -> Architecture:
         """Architecture of these parameter values; `encode`'s inverse.
+
+        Values that break a constraint give a near architecture that keeps it.
 
         Raises:
             MvigNasError: a parameter is unknown or missing, or has a value that is not among its choices.
@@ -125,6 +164,16 @@ class SearchSpace:
                 raise MvigNasError(f"a value for `{key}` is missing; give one of {choices}.")
             if values[key] not in choices:
                 raise MvigNasError(f"`{key}` must be one of {choices} in space {self.name!r}, got {values[key]!r}.")
+        return self._built(self._repaired(values))
+
+    def _repaired(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        return self.constraints.repaired(values, self.choices) if self._is_constrained else values
+
+    @cached_property
+    def _is_constrained(self) -> bool:
+        return self.constraints != UNCONSTRAINED
+
+    def _built(self, values: Mapping[str, Value]) -> Architecture:
         stages = tuple(
             Stage(**{name: values[key] for name, key in keys})  # type: ignore[arg-type]
             for keys in self._stage_keys
@@ -151,8 +200,12 @@ class SearchSpace:
         return self.decode({key: self._by_cost(key)[-1] for key in self.choices})
 
     def sample(self, rng: random.Random) -> Architecture:
-        """An architecture with every parameter drawn uniformly."""
-        return self.decode({key: rng.choice(choices) for key, choices in self.choices.items()})
+        """An architecture with every parameter drawn uniformly, again until the constraints are kept."""
+        for _ in range(_DRAWS):
+            values = {key: rng.choice(choices) for key, choices in self.choices.items()}
+            if self._repaired(values) == values:
+                break
+        return self.decode(values)
 
     def mutate(self, architecture: Architecture, rng: random.Random, probability: float = 0.1) -> Architecture:
         """A different architecture: every parameter is drawn anew with `probability`, again until one change shows.
@@ -236,7 +289,7 @@ class SearchSpace:
         Raises:
             MvigNasError: see the class; also for a newer schema or a wrong number of stages.
         """
-        known = ("schema", "name", "description", "resolution", "head_width", "stage")
+        known = ("schema", "name", "description", "resolution", "head_width", "stage", "constraints")
         for key in values:
             if key not in known:
                 raise MvigNasError(f"a search space has no entry {key!r}; {closest(key, known)}")
@@ -257,10 +310,13 @@ class SearchSpace:
         name = values.get("name")
         if not isinstance(name, str) or not name:
             raise MvigNasError(f"a search space must have a `name`, got {name!r}.")
-        return cls(name, {key: tuple(value) for key, value in choices.items()}, str(values.get("description", "")))
+        constraints = read(Constraints, values.get("constraints", {}), "the table [constraints]")
+        tuples = {key: tuple(value) for key, value in choices.items()}
+        return cls(name, tuples, str(values.get("description", "")), constraints)
 
     def to_dict(self) -> dict[str, Any]:
         """The values of a space file."""
+        constraints = {} if self.constraints == UNCONSTRAINED else {"constraints": plain(self.constraints)}
         return {
             "schema": SCHEMA,
             "name": self.name,
@@ -271,6 +327,7 @@ class SearchSpace:
                 {name: list(values) for name, values in self.stage_choices(number).items()}
                 for number in range(1, STAGES + 1)
             ],
+            **constraints,
         }
 
     def _by_cost(self, key: str) -> tuple[Value, ...]:
@@ -331,8 +388,11 @@ def _is_switch(key: str) -> bool:
     return key.rpartition(".")[2] in SWITCHES
 
 
-def _stage_count(choices: Mapping[str, tuple[Value, ...]]) -> int:
-    """Number of different Stage values: choices of absent blocks do not count, nor a step that no operator takes."""
+def _stage_counts(choices: Mapping[str, tuple[Value, ...]], least_blocks: int) -> dict[int, int]:
+    """Number of different Stage values but for the width, by number of graph blocks.
+
+    Choices of absent blocks do not count, nor a step that no operator takes.
+    """
     counts = {name: len(values) for name, values in choices.items()}
     steps = counts["graph_step"]
     counts["graph_operator"] = sum(
@@ -340,6 +400,9 @@ def _stage_count(choices: Mapping[str, tuple[Value, ...]]) -> int:
     )
     per_conv_depth = prod(counts[name] for name in _CONV_CHOICES)
     per_graph_depth = prod(counts.get(name, 1) for name in _GRAPH_CHOICES if name != "graph_step")
-    conv = sum(per_conv_depth if depth else 1 for depth in choices["conv_depth"])
-    graph = sum(per_graph_depth if depth else 1 for depth in choices["graph_depth"])
-    return counts["width"] * counts["activation"] * conv * graph
+    found: dict[int, int] = {}
+    for conv_depth, graph_depth in product(choices["conv_depth"], choices["graph_depth"]):
+        if int(conv_depth) + int(graph_depth) >= least_blocks:
+            ways = (per_conv_depth if conv_depth else 1) * (per_graph_depth if graph_depth else 1)
+            found[int(graph_depth)] = found.get(int(graph_depth), 0) + ways * counts["activation"]
+    return found

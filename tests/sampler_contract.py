@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mvig_nas import shipped
 from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
+from mvig_nas.constraints import Constraints
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Totals
 from mvig_nas.search import FEASIBLE, INFEASIBLE, Candidate, Study, search
@@ -126,6 +128,16 @@ class SamplerContract:
         assert study.evaluated == len(score.asked) == self.evaluations
         assert all(candidate.architecture in self.space for candidate in study.candidates)
         assert study.judged >= len(study.candidates)
+
+    def test_keeps_the_constraints_of_a_space(self, tmp_path: Path) -> None:
+        asked = Constraints(least_blocks=1, least_graph_blocks=1, widths_may_fall=False)
+        space = replace(self.space, constraints=asked)
+        evaluations = min(self.evaluations, 24)
+        settings = {"evaluations": evaluations, "sampler": self.sampler, "costs": no_costs, "folder": tmp_path}
+        study = search(space, WidthScore(), SizeLatency(), self.budget, **settings)  # type: ignore[arg-type]
+        assert study.evaluated == evaluations
+        assert all(asked.broken_by(candidate.architecture) is None for candidate in study.candidates)
+        assert outcome(Study.load(tmp_path)) == outcome(study)
 
     def test_scores_nothing_twice(self) -> None:
         score = WidthScore()

@@ -24,6 +24,7 @@ ORDER = (
     "recipes",
     "graph_operators",
     "architecture",
+    "constraints",
     "search_space",
     "budget",
     "kernels",

@@ -1,13 +1,15 @@
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.constraints import Constraints
 from mvig_nas.errors import MvigNasError
 from mvig_nas.search_space import PARAMETER_NAMES, SearchSpace
 from tests.strategies import SPACES, architectures, generators, spaces
@@ -201,3 +203,98 @@ def test_space_file_errors_name_the_file(tmp_path: Path) -> None:
 def test_dictionary_round_trip() -> None:
     for space in SPACES.values():
         assert SearchSpace.from_dict(space.to_dict()) == space
+
+
+SENSIBLE = Constraints(least_blocks=1, least_graph_blocks=1, widths_may_fall=False)
+FALLING = {"stage1.width": (16, 24), "stage2.width": (12, 16, 24), "stage3.width": (16, 20), "stage4.width": (12, 24)}
+
+
+def _constrained(space: SearchSpace, **changes: Any) -> SearchSpace:
+    return SearchSpace("constrained", {**space.choices, **FALLING}, constraints=replace(SENSIBLE, **changes))
+
+
+def _keeps(architecture: Architecture, constraints: Constraints) -> bool:
+    """The constraints once more, in other words."""
+    widths = [stage.width for stage in architecture.stages]
+    return (
+        all(stage.conv_depth + stage.graph_depth >= constraints.least_blocks for stage in architecture.stages)
+        and sum(stage.graph_depth for stage in architecture.stages) >= constraints.least_graph_blocks
+        and (constraints.widths_may_fall or all(one <= other for one, other in itertools.pairwise(widths)))
+    )
+
+
+class TestConstraints:
+    @given(st.integers(0, 2), st.integers(0, 3), st.booleans(), generators(), st.floats(0.01, 1))
+    @settings(deadline=None)
+    def test_samples_mutants_children_and_neighbours_keep_them(
+        self, blocks: int, graph_blocks: int, may_fall: bool, rng: random.Random, probability: float
+    ) -> None:
+        asked = {"least_blocks": min(blocks, 1), "least_graph_blocks": graph_blocks, "widths_may_fall": may_fall}
+        space = _constrained(TOY, **asked)
+        one, other = space.sample(rng), space.sample(rng)
+        mutant = space.mutate(one, rng, probability)
+        found = [one, other, mutant, space.crossover(one, other, rng), space.smallest, space.largest]
+        for architecture in (*found, *space.neighbours(one)[:5]):
+            assert _keeps(architecture, space.constraints)
+            assert architecture in space
+            assert space.decode(space.encode(architecture)) == architecture
+        assert mutant != one
+
+    @given(st.data())
+    @settings(deadline=None)
+    def test_every_setting_means_an_architecture_that_keeps_them(self, data: st.DataObject) -> None:
+        space = _constrained(TOY)
+        free = SearchSpace("free", space.choices)
+        values = data.draw(st.fixed_dictionaries({key: st.sampled_from(each) for key, each in space.choices.items()}))
+        architecture, as_it_stands = space.decode(values), free.decode(values)
+        assert _keeps(architecture, SENSIBLE)
+        assert (architecture == as_it_stands) == _keeps(as_it_stands, SENSIBLE)
+        assert (as_it_stands in space) == _keeps(as_it_stands, SENSIBLE)
+
+    @pytest.mark.parametrize("graph_blocks", [0, 2, 3])
+    @pytest.mark.parametrize("blocks", [0, 1])
+    @pytest.mark.parametrize("may_fall", [False, True])
+    def test_size_is_exact(self, blocks: int, graph_blocks: int, may_fall: bool) -> None:
+        few = {key: values[:1] for key, values in TOY.choices.items()} | FALLING
+        few |= {f"stage{number}.graph_depth": (0, 1) for number in (2, 3)} | {"stage4.graph_depth": (0, 2)}
+        few |= {"stage2.conv_depth": (0, 1), "stage3.conv_depth": (0,), "stage3.graph_cpe": (False, True)}
+        constraints = Constraints(blocks, graph_blocks, may_fall)
+        space = SearchSpace("few", few, constraints=constraints)
+        free = SearchSpace("free", few)
+        every = {free.decode(dict(zip(few, values, strict=True))) for values in itertools.product(*few.values())}
+        kept = {architecture for architecture in every if _keeps(architecture, constraints)}
+        assert space.size == len(kept)
+        assert {space.decode(space.encode(architecture)) for architecture in kept} == kept
+
+    def test_published_networks_keep_what_is_sensible(self) -> None:
+        for name, members in (("mobilevig", PRESETS), ("mobilevig-ti", {}), ("micro", {})):
+            space = replace(SPACES[name], constraints=SENSIBLE)
+            assert 0 < space.size <= SPACES[name].size
+            assert all(architecture in space for architecture in members.values())
+
+    def test_a_file_holds_them(self) -> None:
+        values = _edited(constraints={"least_blocks": 1, "widths_may_fall": False})
+        space = SearchSpace.from_dict(values)
+        assert space.constraints == Constraints(least_blocks=1, widths_may_fall=False)
+        assert SearchSpace.from_dict(space.to_dict()) == space
+        assert "constraints" not in TOY.to_dict()
+        stages = tuple(replace(stage, conv_depth=0, graph_depth=0) for stage in TOY.smallest.stages)
+        with pytest.raises(MvigNasError, match=r"must keep its constraints: `least_blocks` is 1, but stage 2 has 0"):
+            space.encode(replace(TOY.smallest, stages=(TOY.smallest.stages[0], *stages[1:])))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"constraints": {"least_blocks": -1}}, r"the table \[constraints\]: `least_blocks` must be .* at least 0"),
+            ({"constraints": {"least_block": 1}}, "there is no entry `least_block`; did you mean 'least_blocks'"),
+            ({"constraints": {"least_blocks": 9}}, "`least_blocks` must be possible, got 9 where stage 1 has"),
+            ({"constraints": {"least_graph_blocks": 99}}, "`least_graph_blocks` must be possible, got 99"),
+            (
+                {"constraints": {"widths_may_fall": False}, "stage2__width": [32], "stage3__width": [16]},
+                "`widths_may_fall` must be true where widths cannot but fall, got stage 2 of at least 32",
+            ),
+        ],
+    )
+    def test_refuses(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(MvigNasError, match=message):
+            SearchSpace.from_dict(_edited(**changes))

@@ -86,6 +86,11 @@ def check_covers(supernet: Supernet, space: SearchSpace, path: Path) -> None:
     Raises:
         MvigNasError: a choice is not; the message names the first.
     """
+    if not supernet.space.constraints.is_implied_by(space.constraints):
+        raise MvigNasError(
+            f"the supernet must hold all of space {space.name!r}, but the one in {path} was trained for "
+            f"{supernet.space.name!r}, which asks for more: {supernet.space.constraints}; search that one."
+        )
     held = supernet.space.choices
     for key in dict.fromkeys((*space.choices, *held)):  # a switch that a space has not is off
         missing = [choice for choice in space.choices.get(key, (False,)) if choice not in held.get(key, (False,))]
