@@ -25,14 +25,15 @@ from mvig_nas import device_log, shipped
 from mvig_nas.architecture import Architecture, preset
 from mvig_nas.files import save
 from mvig_nas.latency import LatencyPredictor, fit_device
-from mvig_nas.latency.card import evaluate, evaluation_lines, plain, rows_of
+from mvig_nas.latency.card import evaluate, evaluation_lines, rows_of
 from mvig_nas.latency.held_out import BASELINES, OWN, HeldOut, answers_of_fit, family_folds, figures
 from mvig_nas.latency.rows import Rows
 from mvig_nas.latency.selection import most_telling, uncertainty
-from mvig_nas.measure import Settings, Target, TorchCpu, measure, timm_target
+from mvig_nas.measure import MeasureSettings, Target, TorchCpu, measure, timm_target
 from mvig_nas.plots import figure_axes, png
 from mvig_nas.report.figures import calibration_png
 from mvig_nas.search_space import SearchSpace
+from mvig_nas.values import without_nan
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "results" / "host_cpu"
@@ -78,11 +79,14 @@ def measure_all(out: Path) -> None:
         [timm_target(name) for name in TIMM],
         TorchCpu(),
         out / "timm.jsonl",
-        Settings(8, 8, **settings),
+        MeasureSettings(8, 8, **settings),
         on_progress=_show,
     )
     measure(
-        [Target(each) for each in architectures], TorchCpu(), out / "mobilevig.jsonl", Settings(10, 20, **settings),
+        [Target(each) for each in architectures],
+        TorchCpu(),
+        out / "mobilevig.jsonl",
+        MeasureSettings(10, 20, **settings),
         on_progress=_show,
     )  # fmt: skip
 
@@ -174,7 +178,7 @@ def report(out: Path) -> None:
     data = split(out / "mobilevig.jsonl")
     timm_rows = rows_of(device_log.read(out / "timm.jsonl"))
     fixed, own = fixed_split(data)
-    print(json.dumps(plain(fixed), indent=1), flush=True)
+    print(json.dumps(without_nan(fixed), indent=1), flush=True)
     save(out / "calibration.png", calibration_png(data.rows.latencies_ms[data.test], own, HOST))
     evaluation, answers = evaluate(timm_rows, family_folds(timm_rows), None, seed=0, how="leave one family out")
     save(out / "timm.md", "# timm models on this CPU\n\n" + "\n".join(evaluation_lines(evaluation)) + "\n")
@@ -191,7 +195,7 @@ def report(out: Path) -> None:
         "timm, a family left out": evaluation["figures"],
         "60 architectures by a fit to timm alone": figures(measured, alien),
     }
-    save(out / "figures.json", json.dumps(plain(values), indent=1) + "\n")
+    save(out / "figures.json", json.dumps(without_nan(values), indent=1) + "\n")
     points = curve(data, fitted)
     names = list(points[0])
     lines = [",".join(names)] + [",".join(_cell(point[name]) for name in names) for point in points]

@@ -3,17 +3,25 @@
 import errno
 import fcntl
 import glob
+import hashlib
+import io
 import json
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 from mvig_nas.errors import MvigNasError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _MOST_JSON_BYTES = 64 * 2**20
+_MOST_ARRAY_BYTES = 256 * 2**20
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
@@ -50,6 +58,26 @@ def read_json(path: Path, what: str, advice: str) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise MvigNasError(f"{what} must be readable JSON, got {reason} at {path}; {advice}.") from error
+
+
+def read_arrays(path: Path) -> "tuple[dict[str, NDArray[Any]], str]":
+    """The arrays in an `.npz` file, nothing of which is unpickled, and the file's SHA-256.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is too large.
+        ValueError: it is damaged, or too large once unpacked.
+    """
+    import numpy as np
+
+    content = read_regular(path, _MOST_ARRAY_BYTES)
+    try:
+        with ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > 4 * _MOST_ARRAY_BYTES:
+                raise ValueError(f"more than {4 * _MOST_ARRAY_BYTES / 1e6:.0f} MB of arrays")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}, hashlib.sha256(content).hexdigest()
+    except (BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError, zlib.error) as error:
+        raise ValueError(f"damaged arrays: {error}") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -90,6 +90,15 @@ def plain(value: Any) -> Any:
     return msgspec.to_builtins(value, enc_hook=str, builtin_types=())
 
 
+def without_nan(data: Any) -> Any:
+    """The same with None for NaN, which JSON has no word for."""
+    if isinstance(data, Mapping):
+        return {name: without_nan(entry) for name, entry in data.items()}
+    if isinstance(data, (tuple, list)):
+        return [without_nan(entry) for entry in data]
+    return None if isinstance(data, float) and math.isnan(data) else data
+
+
 def read(kind: type[T], data: Any, what: str) -> T:
     """The value that `plain` gave, or a user wrote; entries that are missing take their defaults.
 
@@ -103,6 +112,7 @@ def read(kind: type[T], data: Any, what: str) -> T:
     """
     _require_known(kind, data, what, "")
     try:
+        _require_finite(data, "")
         return msgspec.convert(data, kind, dec_hook=_decoded)
     except msgspec.ValidationError as error:
         raise MvigNasError(f"{what}: {_told(error, kind, data)}") from error
@@ -213,6 +223,9 @@ def _joined(path: str, name: str) -> str:
 def _require_finite(entry: Any, path: str) -> None:
     if isinstance(entry, float) and not math.isfinite(entry):
         raise MvigNasError(f"`{path}` must be a finite number, got {entry}.")
+    if isinstance(entry, Mapping):
+        for name, each in entry.items():
+            _require_finite(each, _joined(path, str(name)))
     if isinstance(entry, (tuple, list)):
         for index, each in enumerate(entry):
             _require_finite(each, f"{path}[{index}]")

@@ -8,9 +8,9 @@ import pytest
 from mvig_nas import device_log
 from mvig_nas.device_log import COMPUTE_UNITS, Device
 from mvig_nas.errors import MvigNasError
-from mvig_nas.measure import Backend, Settings, Target, measure
+from mvig_nas.measure import Backend, MeasureSettings, Target, measure
 
-BRIEF = Settings(rounds=2, iterations=3, cool_down_s=0.0, pause_s=0.0)
+BRIEF = MeasureSettings(rounds=2, iterations=3, cool_down_s=0.0, pause_s=0.0)
 
 
 class BackendContract:

@@ -52,7 +52,10 @@ def test_missing_entries_take_their_defaults_and_are_written() -> None:
         ({"clip": -1}, "a training: `clip` must be a number above 0, got -1."),
         ({"mode": "nrom"}, "a training: `mode` must be one of 'value', 'norm', got 'nrom'; did you mean 'norm'?"),
         ({"images": {"mean": [1, 2]}}, r"a training: `images.mean` must be a list of length 3, got \[1, 2\]."),
-        ({"images": {"mean": [1, 2, float("nan")]}}, r"a training: `mean\[2\]` must be a finite number, got nan."),
+        (
+            {"images": {"mean": [1, 2, float("nan")]}},
+            r"a training: `images.mean\[2\]` must be a finite number, got nan.",
+        ),
         ({"epoch": 3}, "a training: there is no entry `epoch`; did you mean 'epochs'?"),
         ({"images": {"std": 1}}, "a training: there is no entry `images.std`; known: mean"),
     ],

@@ -50,8 +50,8 @@ def evaluate(
     from mvig_nas.cli.output import print_json, print_table
     from mvig_nas.image_data import read_split, subset
     from mvig_nas.latency import ArchitectureLatency
-    from mvig_nas.latency.card import plain
     from mvig_nas.training.accuracy import shares
+    from mvig_nas.values import without_nan
 
     images = read_split(data, "val")
     if count is not None:
@@ -67,7 +67,7 @@ def evaluate(
         print_json(
             {
                 "accuracy": shares(found),
-                "by_class": dict(zip(classes, plain(found["mean"].by_class.tolist()), strict=True)),
+                "by_class": dict(zip(classes, without_nan(found["mean"].by_class.tolist()), strict=True)),
                 "images": len(images),
                 "device": device,
                 "predicted_latency_ms": latency_ms,

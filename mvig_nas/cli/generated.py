@@ -22,6 +22,7 @@ from mvig_nas import values
 from mvig_nas.errors import MvigNasError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_SUFFIXES = {"duration": "ms", "seconds": "s"}
 
 
 class GroupedCommand(click.Command):
@@ -58,8 +59,9 @@ class Quantity(click.ParamType[Any]):
         "bytes": "parse_bytes",
     }
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, unit: str) -> None:
+        self.name = "duration" if unit == "seconds" else unit
+        self._unit = unit
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The parsed number; a `duration` is one of milliseconds."""
@@ -68,7 +70,7 @@ class Quantity(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            return getattr(budget, self._PARSERS[self.name])(value)
+            return getattr(budget, self._PARSERS[self._unit])(value)
         except MvigNasError as error:
             self.fail(str(error), param, ctx)
 
@@ -81,6 +83,7 @@ class _Field:
     hint: Any
     default: Any  # None for an option that has none
     title: str
+    is_required: bool
 
     @property
     def name(self) -> str:
@@ -172,10 +175,14 @@ def _option(field: _Field) -> Decorator:
         "default": field.default,
         "show_default": field.default is not None and field.default is not False,
         "metavar": extra.get("metavar"),
+        "required": field.is_required,
     }
+    unit = extra.get("unit")
+    if isinstance(field.default, float) and unit in _SUFFIXES:
+        settings["default"] = f"{field.default:g}{_SUFFIXES[unit]}"
     if kind is bool:
         return click.option(*_switch(flags), field.name, **settings)
-    settings["type"], settings["nargs"] = _type(kind, meta, extra.get("unit"))
+    settings["type"], settings["nargs"] = _type(kind, meta, unit)
     if _is_optional_choice(field.hint):
         settings["type"] = click.Choice([*settings["type"].choices, "none"])
     return click.option(*flags, field.name, **settings)
@@ -225,7 +232,8 @@ def _fields(
             continue
         if cls is kind and shows_own and field.default is not MISSING:
             default = field.default
-        yield _Field((*path, field.name), hint, default, title)
+        is_required = cls is kind and shows_own and field.default is MISSING and field.default_factory is MISSING
+        yield _Field((*path, field.name), hint, default, title, is_required)
 
 
 def _title(kind: type, name: str) -> str:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mvig_nas.cli.generated import GroupedCommand, options_of
 from mvig_nas.cli.options import json_option
+from mvig_nas.device_log import Constants
 
 if TYPE_CHECKING:
     from mvig_nas.device_log import Device, DeviceLog, Measurement
@@ -79,30 +81,19 @@ def merge(logs: tuple[Path, ...], out: Path, allow_mixed: bool, as_json: bool) -
     _tell(merged, out, as_json, f"{repeated} rows were in several logs.", {"repeated": repeated})
 
 
-@log.command("import")
+@log.command("import", cls=GroupedCommand)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.csv")
 @click.option(
     "--columns", required=True, multiple=True, metavar="ENTRY=COLUMN,...",
     help="Where entries of the log come from, e.g. network=model,resolution=size,latency_ms=ms.",
 )  # fmt: skip
-@click.option("--unit", type=click.Choice(["ms", "us", "s"]), required=True, help="Of the file's latencies.")
-@click.option("--device", metavar="NAME", help="Where no column gives it, as all below.")
-@click.option("--chip", metavar="NAME", help="[default: unknown]")
-@click.option("--os", metavar="NAME", help="[default: unknown]")
-@click.option("--os-version", metavar="VERSION", help="[default: unknown]")
-@click.option("--compute-units", default="all", show_default=True, metavar="NAME")
-@click.option("--time", metavar="TIME", help="ISO 8601 with a zone.  [default: when FILE.csv was written]")
+@click.option("--unit", type=click.Choice(["ms", "us", "s"]), required=True, help="Unit of the file's latencies.")
+@options_of(Constants, title="Where no column gives it")
 @_OUT
 @_MIXED
 @json_option()
 def import_csv(
-    file: Path,
-    columns: tuple[str, ...],
-    unit: str,
-    out: Path,
-    allow_mixed: bool,
-    as_json: bool,
-    **constants: str | None,
+    file: Path, columns: tuple[str, ...], unit: str, constants: Constants, out: Path, allow_mixed: bool, as_json: bool
 ) -> None:
     """Make a log from a CSV file with a header.
 
@@ -111,8 +102,7 @@ def import_csv(
     """
     from mvig_nas import device_log
 
-    given = {name: value for name, value in constants.items() if value is not None}
-    imported = device_log.read_csv(file, _mapping(columns), unit, given)
+    imported = device_log.read_csv(file, _mapping(columns), unit, constants.given)
     device_log.write(out, device_log.merge([imported], allow_mixed))
     _tell(imported, out, as_json)
 

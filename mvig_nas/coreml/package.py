@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mvig_nas.coreml import tools
 from mvig_nas.errors import MvigNasError
+from mvig_nas.files import read_regular
 from mvig_nas.recipes import Preprocessing
 from mvig_nas.values import about, check
 
@@ -35,6 +36,7 @@ _PRECISIONS = {"FLOAT16": FP16, "FLOAT32": "fp32", "BOOL": "bool", "STRING": "st
 _BLOB = struct.Struct("<IIQQ")
 _BLOB_MARK = 0xDEADBEEF
 _BLOB_FP16 = 1
+_MOST_BYTES = 2 * 2**30
 _NORMALISATION_TOLERANCE = 2e-3  # of normalised pixels, which reach 2.6: about one step of fp16 there
 
 
@@ -108,11 +110,15 @@ def operations(package: Path) -> tuple[Operation, ...]:
 
 
 def content_sha256(package: Path) -> str:
-    """SHA-256 of a package's model and weights: the same for copies of one package."""
+    """SHA-256 of a package's model and weights: the same for copies of one package.
+
+    Raises:
+        MvigNasError: a file cannot be read, or is a link, whose content is not the package's.
+    """
     digest = hashlib.sha256()
     data = package / "Data"  # the manifest beside it holds random identifiers
-    for file in sorted(each for each in data.rglob("*") if each.is_file()):
-        content = file.read_bytes()
+    for file in sorted(each for each in data.rglob("*") if not each.is_dir() or each.is_symlink()):
+        content = _content(package, file)
         digest.update(f"{file.relative_to(data).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
@@ -130,8 +136,14 @@ class SavedProgram:
         model_file = _model_file(package)
         self._weights_folder = model_file.parent
         self._blobs: dict[str, bytes] = {}
+        try:
+            self._read(model_file)
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise self._unreadable(f"{model_file.name}: {type(error).__name__}: {error}") from error
+
+    def _read(self, model_file: Path) -> None:
         proto = tools.load().proto
-        self.description, function, block = _parse(proto, package, model_file)
+        self.description, function, block = _parse(proto, self.package, model_file)
         self._precision_name = proto.MIL_pb2.DataType.Name
         self.inputs = tuple(function.inputs)  # each with a name and a type
         self.output_names = tuple(block.outputs)
@@ -174,7 +186,12 @@ class SavedProgram:
         Raises:
             MvigNasError: its value cannot be read.
         """
-        return self._value(name, self._constants[name]) if name in self._constants else None
+        if name not in self._constants:
+            return None
+        try:
+            return self._value(name, self._constants[name])
+        except (OverflowError, ValueError) as error:  # of a size that its shape does not have
+            raise self._unreadable(f"constant {name}: {error}") from error
 
     def tensor_type(self, declared: Any) -> tuple[tuple[int, ...], str] | None:
         """Shape and precision that the program declares of a value; None for a label or a dictionary."""
@@ -232,10 +249,7 @@ class SavedProgram:
     def _blob(self, name: str, reference: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         file = self._weights_folder / reference.fileName.removeprefix("@model_path/")
         if reference.fileName not in self._blobs:
-            try:
-                self._blobs[reference.fileName] = file.read_bytes()
-            except OSError as error:
-                raise self._unreadable(f"{file.name}: {error.strerror}") from error
+            self._blobs[reference.fileName] = _content(self.package, file)
         data = self._blobs[reference.fileName]
         offset, size = int(reference.offset), 2 * prod(shape)
         if offset + _BLOB.size <= len(data):
@@ -252,11 +266,21 @@ def _model_file(package: Path) -> Path:
     if not package.is_dir():
         raise MvigNasError(f"no Core ML package at {package}; check the path.")
     try:
-        manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(_content(package, package / "Manifest.json"))
         item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]
         return package / "Data" / str(item["path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(package, f"Manifest.json: {error}") from error
+
+
+def _content(package: Path, file: Path) -> bytes:
+    """Of a file inside the package; a link or a path that leads outside is refused."""
+    try:
+        if file.is_symlink() or not file.resolve().is_relative_to(package.resolve()):
+            raise _unreadable(package, f"{file.name} lies outside of it")
+        return read_regular(file, _MOST_BYTES)
+    except (OSError, ValueError) as error:  # a name with a null byte is no path
+        raise _unreadable(package, f"{file.name}: {error}") from error
 
 
 def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any, Any]:
@@ -265,8 +289,8 @@ def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any, Any]:
 
     spec = proto.Model_pb2.Model()
     try:
-        spec.ParseFromString(file.read_bytes())
-    except (OSError, DecodeError) as error:
+        spec.ParseFromString(_content(package, file))
+    except DecodeError as error:
         raise _unreadable(package, f"{file.name}: {error}") from error
     if spec.WhichOneof("Type") != "mlProgram" or "main" not in spec.mlProgram.functions:
         raise _unreadable(package, f"{file.name} is {spec.WhichOneof('Type')}, not an ML program")

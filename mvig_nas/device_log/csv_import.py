@@ -2,23 +2,53 @@
 
 import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mvig_nas import __version__
 from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.device_log.log_file import DeviceLog
-from mvig_nas.device_log.measurement import Measurement
+from mvig_nas.device_log.measurement import MEDIAN, REPORTED, Measurement, summarise
 from mvig_nas.device_log.subject import SCHEMA, TIMM, milliseconds, shown
-from mvig_nas.device_log.summary import MEDIAN, REPORTED, summarise
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.values import about, check, plain
 
 UNITS: dict[str, float] = {"ms": 1.0, "us": 1e-3, "s": 1e3}
 _NAMES = ("architecture", "network", "fingerprint")
 _FIGURES = ("latency_ms", "samples_ms")
 _DEVICE = ("device", "chip", "os", "os_version", "compute_units")
 TARGETS = (*_NAMES, "resolution", *_FIGURES, "spread_ms", *_DEVICE, "time")
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Entries of all rows, where no column gives them.
+
+    Raises:
+        MvigNasError: a value is no text.
+    """
+
+    device: Annotated[str, about("Name of the device, such as iphone-13-mini.", metavar="NAME")] | None = None
+    chip: Annotated[str, about("Chip of the device. By default unknown.", metavar="NAME")] | None = None
+    os: Annotated[str, about("Operating system. By default unknown.", metavar="NAME")] | None = None
+    os_version: Annotated[str, about("Version of it. By default unknown.", metavar="VERSION")] | None = None
+    compute_units: Annotated[str, about("Compute units that networks could use.", metavar="NAME")] = "all"
+    time: (
+        Annotated[
+            str, about("Time of measuring, ISO 8601 with a zone. By default when the file was written.", metavar="TIME")
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The entries that have a value."""
+        return {name: value for name, value in plain(self).items() if value is not None}
 
 
 def read_csv(
@@ -50,21 +80,21 @@ def read_csv(
     for entry in ("device", "compute_units"):
         _require_one_of((entry,), columns, constants)
     defaults = {"chip": "unknown", "os": "unknown", "os_version": "unknown", **constants}
-    rows, places = [], []
+    rows, positions = [], []
     try:
         defaults.setdefault("time", datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat())
         for line, cells in _cells(path, columns):
-            place = f"{path}, line {line}"
+            position = f"{path}, line {line}"
             try:
                 rows.append(_measurement({**defaults, **cells}, UNITS[unit], path.name))
             except MvigNasError as error:
-                raise MvigNasError(f"{place}: {error}") from error
-            places.append(place)
+                raise MvigNasError(f"{position}: {error}") from error
+            positions.append(position)
     except OSError as error:
         raise MvigNasError(f"a CSV file must be readable, got {error.strerror!r} at {path}; check the path.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise MvigNasError(f"{path} must be CSV in UTF-8, got {error}; save it anew.") from error
-    log = DeviceLog(tuple(rows), tuple(places))
+    log = DeviceLog(tuple(rows), tuple(positions))
     if len(log.rows) == len(rows):
         return log
     return DeviceLog(

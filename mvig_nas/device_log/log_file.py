@@ -14,6 +14,8 @@ from mvig_nas.device_log.measurement import Measurement
 from mvig_nas.device_log.subject import Device, shown, units_differ
 from mvig_nas.errors import MvigNasError
 
+_MOST_BYTES = 2**30
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -111,7 +113,7 @@ def inspect(path: str | Path, allow_mixed: bool = False) -> tuple[DeviceLog, tup
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = files.read_regular(path, _MOST_BYTES)
     except OSError as error:
         raise MvigNasError(f"a log must be readable, got {error.strerror!r} at {path}; check the path.") from error
     whole, broken = _split(content)

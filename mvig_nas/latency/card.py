@@ -1,36 +1,148 @@
-"""A predictor's card: what it was fitted to, how good it is, and what it is compared with. As JSON and as text."""
+"""A predictor of one's own device from its log: fitted, cross-validated, and told of in a card, as JSON and as text.
+
+The card says what the predictor was fitted to, how good it is, and what it is compared with.
+"""
 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from mvig_nas import __version__
+from mvig_nas import __version__, device_log, shipped
 from mvig_nas.device_log import DeviceLog
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
+from mvig_nas.files import read_json, save
+from mvig_nas.latency.device_model import NEURAL_ENGINE
 from mvig_nas.latency.held_out import (
     OWN,
     HeldOut,
     Positions,
     errors_by_range,
     false_accepts,
+    family_folds,
     figures,
+    folds,
     hold_out,
     learning_curve,
 )
-from mvig_nas.latency.latency_predictor import Fitted, LatencyPredictor
+from mvig_nas.latency.latency_predictor import Fitted, LatencyPredictor, fit_device
 from mvig_nas.latency.published import families, log_networks
 from mvig_nas.latency.rows import Rows
+from mvig_nas.values import about, check, without_nan
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "timm", "torch")
+_BY_FAMILY = "leave one family out"
+_CORRELATIONS = ("kendall_tau", "spearman")
+# What a fit from scratch began with, by its name in the fit's summary; older files say `engine`.
+_STARTS = {NEURAL_ENGINE: "Neural Engine", "engine": "Neural Engine", "core": "processor core"}
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """How a predictor is fitted to a log, and cross-validated.
+
+    Raises:
+        MvigNasError: a value is out of range.
+    """
+
+    start_from: (
+        Annotated[
+            str,
+            about(
+                "Start the fit from this predictor: a shipped phone by name, or the folder of a fitted one. By "
+                "default the fit starts from what is known of any device.",
+                metavar="NAME|FOLDER",
+            ),
+        ]
+        | None
+    ) = None
+    k_fold: Annotated[
+        int,
+        about("Number of parts that the networks are dealt into; each is predicted by a fit to the others.", ge=2),
+    ] = 5
+    seed: Annotated[
+        int, about("Seed of all that is drawn; the same seed gives the same result.", ge=0, le=2**32 - 1)
+    ] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def start(self) -> LatencyPredictor | None:
+        """The predictor that the fit starts from, read from its folder."""
+        return None if self.start_from is None else LatencyPredictor.load(shipped.predictor_folder(self.start_from))
+
+
+@dataclass(frozen=True)
+class EvaluateRequest(FitRequest):
+    """How fits to a log are cross-validated."""
+
+    by: Annotated[
+        Literal["network", "family"],
+        about("Leave out one part of --k-fold at a time, or one whole family of networks at a time."),
+    ] = "network"
+
+
+def read_logs(paths: Iterable[Path]) -> DeviceLog:
+    """The rows of several logs of one device.
+
+    Raises:
+        MvigNasError: a log cannot be read, or they hold no rows, or rows of several devices.
+    """
+    log = device_log.merge([device_log.read(path) for path in paths])
+    _ = log.device_key  # refuses a log without rows before anything is traced
+    return log
+
+
+def fit_log(log: DeviceLog, folder: Path, request: FitRequest) -> dict[str, Any]:
+    """Fit a predictor to a log, cross-validate it, and write it with its card into a new folder.
+
+    Returns:
+        The card.
+
+    Raises:
+        MvigNasError: the folder holds a predictor, the log too few networks, or see `rows_of`.
+    """
+    if (folder / "predictor.json").exists():
+        raise MvigNasError(f"a predictor is never overwritten, and {folder} holds one; take another folder.")
+    rows, start, seed = rows_of(log), request.start, request.seed
+    fitted = fit_device(rows.kernels, rows.latencies_ms, rows.group, start=start, families=rows.families, seed=seed)
+    parts = folds(rows, request.k_fold, seed)
+    evaluation, _ = evaluate(rows, parts, start, seed=seed, how=f"{request.k_fold}-fold")
+    own = evaluation["figures"][OWN]
+    errors = {
+        "measurements": len(log.rows),
+        "median_error": own["median_error"],
+        "mean_error": own["mape"],
+        "spearman": own["spearman"],
+        "coverage80": own["interval_coverage_80"],
+    }
+    fitted.predictor.errors_ = {name: value for name, value in errors.items() if not math.isnan(value)}
+    values = card(log, fitted, evaluation)
+    fitted.predictor.save(folder)
+    save(folder / "card.md", to_markdown(values))
+    save(folder / "card.json", json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n")
+    return values
+
+
+def evaluate_log(log: DeviceLog, request: EvaluateRequest) -> tuple[dict[str, Any], HeldOut]:
+    """Cross-validate a fit to a log: every figure, ready for JSON, and our answers for the rows.
+
+    Raises:
+        MvigNasError: the log holds too few networks or families, or see `rows_of`.
+    """
+    rows = rows_of(log)
+    if request.by == "family":
+        return evaluate(rows, family_folds(rows), request.start, seed=request.seed, how=_BY_FAMILY)
+    parts = folds(rows, request.k_fold, request.seed)
+    return evaluate(rows, parts, request.start, seed=request.seed, how=f"{request.k_fold}-fold")
 
 
 def rows_of(log: DeviceLog, cache: Path | None = None) -> Rows:
@@ -64,7 +176,7 @@ def evaluate(
         "by_latency": errors_by_range(rows.latencies_ms, own),
         "learning_curve": learning_curve(rows, start, seed),
     }
-    if how == "leave one family out":
+    if how == _BY_FAMILY:
         values["by_family"] = {
             rows.families[part[0]]: figures(rows.latencies_ms[part], own.pick(part)) for part in parts
         }
@@ -107,29 +219,17 @@ def wild_rows(log: DeviceLog, fitted: Fitted) -> list[dict[str, Any]]:
     ]
 
 
-def write_card(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write `card.json` and `card.md`.
-
-    Raises:
-        MvigNasError: the folder cannot be written.
-    """
-    save(folder / "card.md", to_markdown(values))
-    save(folder / "card.json", json.dumps(plain(values), indent=1, allow_nan=False) + "\n")
-
-
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """What `write_card` wrote, None where it wrote none.
+    """What `fit_log` wrote into a predictor's folder, None where it wrote none.
 
     Raises:
         MvigNasError: the card is damaged.
     """
     path = folder / "card.json"
-    if not path.exists():
-        return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MvigNasError(f"a card must be readable JSON, got {error} at {path}; fit the predictor again.") from error
+        values = read_json(path, "a card", "fit the predictor again")
+    except FileNotFoundError:
+        return None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise MvigNasError(f"a card must be of schema {SCHEMA}, got another at {path}; fit the predictor again.")
     return values
@@ -140,8 +240,8 @@ def to_markdown(values: Mapping[str, Any]) -> str:
     device, data, evaluation = values["device"], values["data"], values["evaluation"]
     low, _, middle, _, high = data["latency_ms"]
     kin = ", ".join(f"{name} {count}" for name, count in data["families"].items())
-    start = values["fit"]["start_from"]
-    begun = f"starting from {start}" if start else f"from scratch (costs of any {values['fit']['start']})"
+    start, name = values["fit"]["start_from"], values["fit"]["start"]
+    begun = f"starting from {start}" if start else f"from scratch (costs of any {_STARTS.get(name, name)})"
     lines = [
         f"# Latency predictor for {device['name']}",
         "",
@@ -163,54 +263,31 @@ def to_markdown(values: Mapping[str, Any]) -> str:
 
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
     """An evaluation as Markdown."""
-    names = list(next(iter(evaluation["figures"].values())))
-    table = [[name, *(_figure(found, key) for key in names)] for name, found in evaluation["figures"].items()]
+    figures_of = evaluation["figures"]
+    names = list(next(iter(figures_of.values())))
+    shares = {name.replace("_", " "): f"{{{name}:{'.3f' if name in _CORRELATIONS else '.1%'}}}" for name in names}
+    models = [{**dict.fromkeys(names), "model": model, **found} for model, found in figures_of.items()]
+    errors = {"median error": "{median_error:.1%}", "within 10 %": "{within_10_percent:.1%}"}
+    budgets = {
+        "budget ms": "{budget_ms:.3g}",
+        "accepted": "{by_prediction_accepted:.0f}",
+        "of them false": "{by_prediction_false_share:.1%}",
+        "accepted with 90 % confidence": "{by_upper_end_accepted:.0f}",
+        "of them false ": "{by_upper_end_false_share:.1%}",
+    }
     lines = [
         f"## Networks left out ({evaluation['how']}, seed {evaluation['seed']})",
-        *_table(["", *(key.replace("_", " ") for key in names)], table),
+        *_table(models, {"": "{model}", **shares}),
         "## Budgets: accepted networks that miss them",
-        *_table(
-            ["budget ms", "accepted", "of them false", "accepted with 90 % confidence", "of them false"],
-            [
-                [
-                    f"{found['budget_ms']:.3g}",
-                    f"{found['by_prediction_accepted']:.0f}",
-                    _share(found["by_prediction_false_share"]),
-                    f"{found['by_upper_end_accepted']:.0f}",
-                    _share(found["by_upper_end_false_share"]),
-                ]
-                for found in evaluation["false_accepts"]
-            ],
-        ),
+        *_table(evaluation["false_accepts"], budgets),
         "## By latency",
-        *_table(
-            ["ms", "rows", "median error", "within 10 %"],
-            [
-                [
-                    f"{found['from_ms']:.3g} to {found['to_ms']:.3g}",
-                    f"{found['rows']:.0f}",
-                    _share(found["median_error"]),
-                    _share(found["within_10_percent"]),
-                ]
-                for found in evaluation["by_latency"]
-            ],
-        ),
+        *_table(evaluation["by_latency"], {"ms": "{from_ms:.3g} to {to_ms:.3g}", "rows": "{rows:.0f}", **errors}),
     ]
     if "by_family" in evaluation:
-        rows = [
-            [name, _share(found["median_error"]), _share(found["within_10_percent"])]
-            for name, found in evaluation["by_family"].items()
-        ]
-        lines += ["## By family left out", *_table(["family", "median error", "within 10 %"], rows)]
-    rows = [
-        [f"{point['networks']}", point["start"], _share(point["median_error"]), _share(point["within_10_percent"])]
-        for point in evaluation["learning_curve"]
-    ]
-    return [
-        *lines,
-        "## By number of networks fitted",
-        *_table(["networks", "start", "median error", "within 10 %"], rows),
-    ]
+        kin = [{"family": name, **found} for name, found in evaluation["by_family"].items()]
+        lines += ["## By family left out", *_table(kin, {"family": "{family}", **errors})]
+    curve = {"networks": "{networks}", "start": "{start}", **errors}
+    return [*lines, "## By number of networks fitted", *_table(evaluation["learning_curve"], curve)]
 
 
 def _wild_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -221,26 +298,11 @@ def _wild_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
-    return [*lines, ""]
-
-
-def _figure(found: Mapping[str, Any], key: str) -> str:
-    value = found.get(key)
-    if value is None or math.isnan(value):
-        return ""
-    return f"{value:.3f}" if key in ("kendall_tau", "spearman") else _share(value)
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.1%}"
-
-
-def plain(values: Any) -> Any:
-    """The same with None for NaN, which JSON has no word for."""
-    if isinstance(values, Mapping):
-        return {key: plain(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [plain(value) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
+def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> list[str]:
+    """A table, each column given by its title and the format of its cells; what is no number stays empty."""
+    cells = [[name.rstrip() for name in columns], ["---"] * len(columns)]
+    for row in rows:
+        known = {name: math.nan if value is None else value for name, value in row.items()}
+        texts = [template.format_map(known) for template in columns.values()]
+        cells.append(["" if text in ("nan", "nan%") else text for text in texts])
+    return [*("| " + " | ".join(line) + " |" for line in cells), ""]

@@ -26,6 +26,7 @@ TERMS = ("sort", "cost", "smooth", "length_size", "length_shares", "noise")
 # Medians and spreads (of logarithms) of the terms' priors, from a template and from a fitted predictor.
 _SCRATCH = (np.log([0.7, 0.7, 0.03, 1.0, 0.3, 0.02]), np.array([0.7, 0.7, 0.4, 0.6, 0.5, 0.5]))
 _TRANSFER = (np.log([0.4, 0.25, 0.03, 1.0, 0.3, 0.02]), np.array([0.7, 0.8, 0.4, 0.6, 0.5, 0.5]))
+NEURAL_ENGINE = "neural-engine"  # name of the start with its costs
 _SCALE_SPREAD = 2.0  # of all costs together: from a phone's Neural Engine to a slow core
 _GAIN_SPREAD = 0.5
 _LIFT = 0.3
@@ -62,7 +63,7 @@ def templates() -> list[Start]:
     # Some 40 GMAC/s, 10 GB/s and 10 us an operation, against the Neural Engine's.
     core = {"fixed": 0.1, "count": 3.0, "arithmetic": 100.0, "mb": 8.0, "mb_weights": 8.0}
     return [
-        Start("engine", neural_engine, measured=False),
+        Start(NEURAL_ENGINE, neural_engine, measured=False),
         Start("core", neural_engine * [core[sort] for sort in _SORTS], measured=False),
     ]
 

@@ -1,10 +1,12 @@
-"""Features of a kernel list for latency models: sums over kernels, so blocks can be added up.
+"""Features of a kernel list for latency models, and whether a network lies within those that were measured.
 
-Each kernel is put in one class by what the Neural Engine does with it; a class gives a count (a dispatch), its MACs,
-its bytes. Nothing here knows a network by name.
+Features are sums over kernels, so blocks can be added up. Each kernel is put in one class by what the Neural Engine
+does with it; a class gives a count (a dispatch), its MACs, its bytes. Nothing here knows a network by name. Outside of
+what was measured, a prediction is a guess.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
@@ -65,7 +67,7 @@ PRIOR_MS: dict[str, float] = {
     "mb_image_move": 0.01, "mb_move": 0.03, "mb_reshape": 0.03, "mb_transpose": 0.06, "mb_norm": 0.05,
     "mb_softmax": 0.05, "mb_reduce": 0.02, "mb_pool": 0.02, "mb_resize": 0.03, "mb_other": 0.1,
 }  # fmt: skip
-FIXED_MS = 0.4  # of every network: starting the engine and handing over the image and the answer
+FIXED_MS = 0.4  # of every network: starting the Neural Engine and handing over the image and the answer
 
 # The residual model sees a network by how its milliseconds divide among these.
 SHARES: tuple[tuple[str, ...], ...] = (
@@ -92,27 +94,37 @@ SHARES: tuple[tuple[str, ...], ...] = (
     ("count_matmul", "mb_matmul", "gmacs_matmul"),
     ("count_reduce", "mb_reduce", "count_pool", "mb_pool"),
 )
-_INDEX = {name: place for place, name in enumerate(FEATURES)}
+_INDEX = {name: index for index, name in enumerate(FEATURES)}
 _ON_CHIP_MB = 1.0  # a kernel that touches more than this spills to DRAM
 # A convolution takes the longer of streaming its weights and multiplying; `ms_compute` is what multiplying takes beyond
 # the stream, at the peak of an A14 (11 TOPS), with channels in lots of 32.
 _PEAK_MS_PER_GMAC = 0.16
 _STREAM_MS_PER_MB = 0.024
 _CHANNEL_LOT = 32
+_SIZE_MARGIN = np.log(1.25)
+_SHARE_MARGIN = 0.1  # of the predicted time
+_SEEN_SHARE = 1e-3
+_MATERIAL_SHARE = 0.02
+_NOVEL = 0.97  # of the variance of what costs leave over
+_OTHER = FEATURES.index("count_other")
+# Priced like what resembles them; no published network holds them, and their share of the time says little: whether the
+# Neural Engine runs DAGC's masks at all is not known.
+UNMEASURED = frozenset({"sign"})
+_NAMES = ("the fixed cost", *(" and ".join(name.partition("_")[2] for name in names[:1]) for names in SHARES))
 _SHARE_COLUMNS = [[1 + FEATURES.index(name) for name in names] for names in SHARES]
 
 
 def kernel_features(kernels: Sequence[Kernel]) -> FloatArray:
     """One row of `FEATURES` for each kernel; their sum is the network's. Shape (len(kernels), len(FEATURES))."""
     rows = np.zeros((len(kernels), len(FEATURES)))
-    for place, kernel in enumerate(kernels):
+    for row, kernel in enumerate(kernels):
         source = kernel.inputs[0] if kernel.inputs else -1
         before = kernels[source] if source >= 0 else None
         # The ML program's three operations for hard-swish are one activation, which its first one stands for.
         if before is not None and before.kind == "thresholded_relu" and kernel.kind in ("sigmoid_hard", "mul"):
             continue
         for name, amount in _amounts(kernel, None if before is None else before.shape):
-            rows[place, _INDEX[name]] += amount
+            rows[row, _INDEX[name]] += amount
     return rows
 
 
@@ -203,3 +215,60 @@ def size_and_shares(parts_ms: FloatArray) -> FloatArray:
     total = parts_ms.sum(axis=1)
     shares = [parts_ms[:, 0] / total, *(parts_ms[:, own].sum(axis=1) / total for own in _SHARE_COLUMNS)]
     return np.stack([np.log(total), *(np.sqrt(share) for share in shares)], axis=1)
+
+
+@dataclass(frozen=True)
+class Support:
+    """What the measured networks were like, as a model sees them: log ms, then square roots of shares of it, (n, z).
+
+    `kinds` are those of their kernels, None where that was not kept.
+    """
+
+    inputs: FloatArray
+    kinds: frozenset[str] | None
+
+
+def reasons(support: Support, inputs: FloatArray, novelty: float, kinds: dict[str, float]) -> dict[str, str]:
+    """Why a network of `inputs` (z,) lies outside, none where it does not.
+
+    `kinds` holds the share of the time of each kind of kernel. Reasons have a name, so that what one support lacks
+    another can be asked for.
+    """
+    found: dict[str, str] = {}
+    sizes = support.inputs[:, 0]
+    for name, beyond, end in (
+        ("small", sizes.min() - inputs[0], sizes.min()),
+        ("large", inputs[0] - sizes.max(), sizes.max()),
+    ):
+        if beyond > _SIZE_MARGIN:
+            word = "below the fastest" if name == "small" else "beyond the slowest"
+            found[name] = f"{np.exp(inputs[0]):.3g} ms by its costs, {word} measured, {np.exp(end):.3g} ms"
+    shares, most = inputs[1:] ** 2, (support.inputs[:, 1:] ** 2).max(axis=0)
+    for name, share, seen in zip(_NAMES, shares.tolist(), most.tolist(), strict=True):
+        if seen < _SEEN_SHARE and share > _MATERIAL_SHARE:
+            found[f"share {name}"] = f"{share:.0%} of its time is {name}, which no measured network had"
+        elif share > seen + _SHARE_MARGIN:
+            found[f"share {name}"] = f"{share:.0%} of its time is {name}, at most {seen:.0%} measured"
+    for kind, share in kinds.items():
+        least = 0.0 if kind in UNMEASURED else _MATERIAL_SHARE
+        if support.kinds is not None and kind not in support.kinds and share > least:
+            found[f"kind {kind}"] = f"{share:.0%} of its time is {kind}, a kind that no measured network had"
+    if novelty > _NOVEL:
+        found["novel"] = "it resembles no measured network"
+    return found
+
+
+def kind_shares(network: Sequence[Kernel], costs_ms: FloatArray) -> dict[str, float]:
+    """Share of the time by kind of kernel, by costs (1 + F)."""
+    parts = kernel_features(network) @ costs_ms[1:]
+    total = float(parts.sum() + costs_ms[0])
+    shares: dict[str, float] = {}
+    for kernel, part in zip(network, parts.tolist(), strict=True):
+        shares[kernel.kind] = shares.get(kernel.kind, 0.0) + part / total
+    return shares
+
+
+def unpriced(network: Sequence[Kernel]) -> list[str]:
+    """Kinds of kernel that have no class of their own, so that no model prices them."""
+    rows = kernel_features(network)
+    return sorted({kernel.kind for kernel, row in zip(network, rows, strict=True) if row[_OTHER] > 0})

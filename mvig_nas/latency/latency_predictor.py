@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
-from zipfile import BadZipFile
 
 import numpy as np
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import make_folder, save
+from mvig_nas.files import make_folder, read_arrays, read_json, save
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features, network_features
-from mvig_nas.latency.own_device import OwnDeviceModel, StartPredictor, fit_own_device
+from mvig_nas.latency.own_device import DeviceFit, OwnDeviceModel, StartPredictor, fit_own_device
 from mvig_nas.latency.pooled import PooledModel, PooledSettings, fit_pooled
 from mvig_nas.latency.rows import Rows, checked_rows
+from mvig_nas.values import plain, read
 
 SCHEMA_VERSION = 1
 WILD = 4.0  # robust deviations, beyond which a row is reported
@@ -64,6 +64,49 @@ class LatencyModel(Protocol):
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Values for `predictor.json`, and arrays for `predictor.npz`."""
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What `predictor.json` holds; `device_fit` and `groups` of a fit to one device, `terms` of a pooled one."""
+
+    schema_version: int
+    device: str
+    hyperparameters: PooledSettings
+    measurements: Mapping[str, int]
+    errors: Mapping[str, float]
+    features: tuple[str, ...]
+    chips: tuple[str, ...]
+    arrays_sha256: str | None = None  # the shipped predictors lack it
+    terms: Mapping[str, float] | None = None
+    groups: tuple[str, ...] = ()
+    device_fit: DeviceFit | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The description in a predictor's folder.
+
+        Raises:
+            MvigNasError: there is none, it is damaged, or it is of another schema or of other features.
+        """
+        path = folder / "predictor.json"
+        try:
+            content = read_json(path, "a predictor", "fit it again")
+        except FileNotFoundError as error:
+            raise MvigNasError(
+                f"a predictor folder must hold predictor.json and predictor.npz, there is none in {folder}; check the "
+                "path"
+            ) from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise MvigNasError(f"predictor schema must be {SCHEMA_VERSION}, got {version} in {folder}; fit it again")
+        if content.get("features") != list(FEATURES):
+            raise MvigNasError(
+                f"a predictor must use this version's kernel features, {folder} uses others; fit it again"
+            )
+        if isinstance(content.get("errors"), dict):  # a correlation of equal figures is no number
+            content["errors"] = {name: each for name, each in content["errors"].items() if each == each}  # noqa: PLR0124
+        return read(cls, content, str(path))
 
 
 @dataclass(frozen=True)
@@ -270,7 +313,7 @@ class LatencyPredictor:
         description = {
             "schema_version": SCHEMA_VERSION,
             "device": self.device,
-            "hyperparameters": asdict(self._settings()),
+            "hyperparameters": plain(self._settings()),
             "measurements": self.measurements_,
             "errors": self.errors_,
             "features": list(FEATURES),
@@ -289,35 +332,27 @@ class LatencyPredictor:
             MvigNasError: the folder holds no predictor, or one of a newer schema or of other features.
         """
         folder = Path(folder)
+        description = _Description.read(folder)
         try:
-            description: Mapping[str, Any] = json.loads((folder / "predictor.json").read_text())
-            content = (folder / "predictor.npz").read_bytes()
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, BadZipFile) as error:
+            arrays, digest = read_arrays(folder / "predictor.npz")
+            if description.arrays_sha256 not in (None, digest):
+                raise MvigNasError(
+                    f"predictor.json and predictor.npz must be of one fit, {folder} holds parts of two; fit it again"
+                )
+            predictor = cls(device=description.device, **asdict(description.hyperparameters))
+            own, start = description.device_fit, None
+            model: LatencyModel
+            if own is None:
+                model = PooledModel.from_parts(description.device, description.chips, arrays)
+            else:
+                start = None if own.start_from is None else cls.load(folder / "start")
+                model = OwnDeviceModel.from_parts(description.device, description.groups, own, arrays, start)
+            calibration = arrays["calibration"]
+        except (OSError, KeyError, ValueError, TypeError, IndexError, np.linalg.LinAlgError) as error:
             raise MvigNasError(
-                f"a predictor folder must hold predictor.json and predictor.npz, got {folder}: {error}"
+                f"{folder / 'predictor.npz'} must hold the arrays of a fit, got {error}; fit it again"
             ) from error
-        version = description.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise MvigNasError(f"predictor schema must be {SCHEMA_VERSION}, got {version} in {folder}; fit it again")
-        if description["features"] != list(FEATURES):
-            raise MvigNasError(
-                f"a predictor must use this version's kernel features, {folder} uses others; fit it again"
-            )
-        written = description.get("arrays_sha256")  # the shipped predictors lack it
-        if written is not None and written != hashlib.sha256(content).hexdigest():
-            raise MvigNasError(
-                f"predictor.json and predictor.npz must be of one fit, {folder} holds parts of two; fit it again"
-            )
-        predictor = cls(device=description["device"], **description["hyperparameters"])
-        model: LatencyModel
-        if "device_fit" in description:
-            start = None if description["device_fit"]["start_from"] is None else cls.load(folder / "start")
-            model = OwnDeviceModel.from_parts(predictor.device, description, arrays, start)
-        else:
-            model = PooledModel.from_parts(predictor.device, description["chips"], arrays)
-        predictor._set(model, arrays["calibration"], description["measurements"], description["errors"])
+        predictor._set(model, calibration, description.measurements, description.errors)
         return predictor
 
     @classmethod

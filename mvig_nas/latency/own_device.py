@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.device_model import (
+    NEURAL_ENGINE,
     TERMS,
     DeviceModel,
     Start,
@@ -21,9 +22,8 @@ from mvig_nas.latency.device_model import (
     start_of,
     templates,
 )
-from mvig_nas.latency.features import FloatArray, network_features
+from mvig_nas.latency.features import FloatArray, Support, kind_shares, network_features, reasons
 from mvig_nas.latency.rows import check_positive, chip_of, device_of
-from mvig_nas.latency.support import Support, kind_shares, reasons
 
 IntArray = NDArray[np.int64]
 _LEAST_REFITTED, _MOST_REFITTED, _PARTS = 4, 300, 5
@@ -47,6 +47,17 @@ class StartPredictor(Protocol):
 
     def save(self, folder: str | Path) -> None:
         """Write the predictor into a folder."""
+
+
+@dataclass(frozen=True)
+class DeviceFit:
+    """What `predictor.json` says of a fit to one device."""
+
+    start: str
+    start_from: str | None
+    gain: float
+    terms: Mapping[str, float]
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -121,12 +132,17 @@ class OwnDeviceModel:
 
     @classmethod
     def from_parts(
-        cls, device: str, values: Mapping[str, Any], arrays: Mapping[str, FloatArray], start: StartPredictor | None
+        cls,
+        device: str,
+        groups: tuple[str, ...],
+        own: DeviceFit,
+        arrays: Mapping[str, FloatArray],
+        start: StartPredictor | None,
     ) -> "OwnDeviceModel":
         """What `to_parts` gave."""
-        own = values["device_fit"]
-        model = DeviceModel(start=own["start"], gain=own["gain"], **{name: arrays[name] for name in _ARRAYS})
-        return cls(model, start, frozenset(own["kinds"]), device, tuple(values["groups"]))
+        name = NEURAL_ENGINE if own.start == "engine" else own.start  # as older files call it
+        model = DeviceModel(start=name, gain=own.gain, **{name: arrays[name] for name in _ARRAYS})
+        return cls(model, start, frozenset(own.kinds), device, groups)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ no other network shows, is put down to the family, not passed on as knowledge.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -23,10 +23,22 @@ from scipy.optimize import minimize
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.device_model import beyond_costs, start_of, starting_covariance
-from mvig_nas.latency.features import FEATURES, FIXED_MS, PRIOR_MS, FloatArray, size_and_shares, with_fixed
+from mvig_nas.latency.features import (
+    FEATURES,
+    FIXED_MS,
+    PRIOR_MS,
+    UNMEASURED,
+    FloatArray,
+    Support,
+    kind_shares,
+    reasons,
+    size_and_shares,
+    unpriced,
+    with_fixed,
+)
 from mvig_nas.latency.rows import LABELS, Rows, chip_of, device_of
-from mvig_nas.latency.support import UNMEASURED, Support, kind_shares, reasons, unpriced
 from mvig_nas.map_fit import map_fit
+from mvig_nas.values import about, check
 
 TERMS = ("smooth", "length", "smooth_chip", "device", "laboratory", "family", "network", "noise")
 _TERMS_CENTRE = np.log([0.15, 1.0, 0.05, 0.08, 0.08, 0.1, 0.05, 0.08])
@@ -40,24 +52,16 @@ _ARRAYS = ("inputs", "centre", "scale", "residuals", "weights", "log_terms")
 class PooledSettings:
     """How a pooled fit is made; `LatencyPredictor` explains each."""
 
-    cost_spread: float
-    chip_spread: float
-    group_spread: float
-    noise: float
-    huber: float
-    bags: int
-    calibration_folds: int
+    cost_spread: Annotated[float, about("How far, in log, a cost may lie from its prior.", gt=0)]
+    chip_spread: Annotated[float, about("How far the costs of two chips may differ, in log.", gt=0)]
+    group_spread: Annotated[float, about("How far laboratories differ by a constant factor, in log.", gt=0)]
+    noise: Annotated[float, about("Deviation of a measurement, in log.", gt=0)]
+    huber: Annotated[float, about("Errors beyond this many `noise` count linearly.", gt=0)]
+    bags: Annotated[int, about("Fits of the costs that are averaged.", ge=1)]
+    calibration_folds: Annotated[int, about("Parts that the families are dealt into to calibrate intervals.")]
 
     def __post_init__(self) -> None:
-        if self.bags < 1:
-            raise MvigNasError(f"`bags` of LatencyPredictor must be in [1, inf), got {self.bags}; 1 fits once")
-        for name in ("cost_spread", "chip_spread", "group_spread", "noise", "huber"):
-            value = float(getattr(self, name))
-            object.__setattr__(self, name, value)
-            if not value > 0:
-                raise MvigNasError(
-                    f"`{name}` of LatencyPredictor must be in (0, inf), got {value}; give a spread in log"
-                )
+        check(self)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def spread(
 def uncertainty(features: FloatArray, against: LatencyPredictor | None = None) -> FloatArray:
     """Covariance of log t between networks of summed features (n, F), before any more is measured. Shape (n, n).
 
-    Without a predictor, what is known of any device, an engine's and a core's costs in equal parts.
+    Without a predictor, what is known of any device: the Neural Engine's costs and a processor core's, in equal parts.
     """
     if against is not None:
         return against.covariance_from_features(features)

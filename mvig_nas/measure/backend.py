@@ -5,14 +5,59 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from mvig_nas.device_log import Device, Network, TimmNetwork
+from mvig_nas.values import about, check
 
 Notes = Mapping[str, str | int | float | bool]
+TORCH_CPU = "torch-cpu"
 UNKNOWN = "unknown"
 MACOS = "Darwin"
 _LONGEST = 200
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What a backend may be told of the device; None takes what is usual there.
+
+    Raises:
+        MvigNasError: a value is none of the choices, or out of range.
+    """
+
+    TITLE: ClassVar = "Device"
+
+    name: (
+        Annotated[
+            str,
+            about(
+                "Name of the device in the log, such as iphone-13-mini; an iPhone must be given one, this computer is "
+                "`host` by default.",
+                metavar="NAME",
+            ),
+        ]
+        | None
+    ) = None
+    chip: Annotated[str, about("Chip of an iPhone that mvig-nas does not know (coreml).", metavar="NAME")] | None = None
+    team: (
+        Annotated[
+            str, about("Apple developer team that signs the app which measures on an iPhone (coreml).", metavar="ID")
+        ]
+        | None
+    ) = None
+    compute_units: Annotated[
+        Literal["all", "cpu-and-ne", "cpu-and-gpu", "cpu-only"], about("Compute units that networks may use (coreml).")
+    ] = "cpu-and-ne"
+    threads: (
+        Annotated[
+            int,
+            about("Threads of torch (torch-cpu). By default 1; another number is logged as another device.", ge=1),
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)

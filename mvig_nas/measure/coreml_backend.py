@@ -1,4 +1,4 @@
-"""Core ML packages on this Mac, or on an iPhone connected to it, through coremltools.
+"""Core ML packages: which network they hold, and their latency on this Mac or on an iPhone connected to it.
 
 Written from the source of coremltools 9.0 and never run: that takes a Mac. `MLModelAsyncWrapper` is what coremltools'
 own `MLModelBenchmarker` runs predictions with; unlike that, it can unload a model, and takes a package without
@@ -11,14 +11,20 @@ import platform
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 import mvig_nas
+from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import tools
-from mvig_nas.device_log import Device
+from mvig_nas.coreml.package import METADATA_PREFIX, SavedProgram, content_sha256
+from mvig_nas.device_log import Device, Package
 from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.measure.backend import MACOS, UNKNOWN, Notes, Target, chip, printable, sysctl, system
-from mvig_nas.measure.packages import PackageInput, package_input
 
 # Our names of compute units, and the members of coremltools' ComputeUnit.
 COREML_UNITS = {"all": "ALL", "cpu-and-ne": "CPU_AND_NE", "cpu-and-gpu": "CPU_AND_GPU", "cpu-only": "CPU_ONLY"}
@@ -66,9 +72,9 @@ class CoreMl:
             raise MvigNasError(
                 f"`compute_units` must be Core ML's, got {compute_units!r}; {closest(compute_units, COREML_UNITS)}"
             )
-        _check_host(platform.system(), platform.mac_ver()[0])
+        check_host(platform.system(), platform.mac_ver()[0])
         coremltools = tools.load()
-        _check_coremltools(str(coremltools.__version__))
+        check_coremltools(str(coremltools.__version__))
         self._compute_unit = getattr(coremltools.ComputeUnit, COREML_UNITS[compute_units])
         self.tool_versions: Mapping[str, str] = {
             "coremltools": str(coremltools.__version__),
@@ -101,7 +107,7 @@ class CoreMl:
         Raises:
             MvigNasError: it is so.
         """
-        _check_target(target, self._phone is not None)
+        check_target(target, self._phone is not None)
 
     def load(self, target: Target) -> "_CoreMlNetwork":
         """Compile and load a package on the device; the first time takes seconds to minutes.
@@ -111,7 +117,7 @@ class CoreMl:
         """
         from coremltools.models.ml_program.experimental.async_wrapper import MLModelAsyncWrapper
 
-        given = _check_target(target, self._phone is not None)
+        given = check_target(target, self._phone is not None)
         with _coremltools_errors(f"{target.package} must load"):
             wrapper = MLModelAsyncWrapper.from_spec_or_path(
                 spec_or_path=str(target.package),
@@ -188,7 +194,86 @@ class _CoreMlNetwork:
         return samples_ms
 
 
-def _check_target(target: Target, is_remote: bool) -> PackageInput:
+def package_target(path: Path) -> Target:
+    """A package as a target: of an architecture, where its metadata says which; else of a fingerprint.
+
+    Without metadata the fingerprint is the SHA-256 of its model and weights: the same for copies of one package.
+
+    Raises:
+        MvigNasError: there is no package, or it does not hold one readable ML program, or its metadata disagree.
+    """
+    metadata = SavedProgram(path).metadata
+    text = metadata.get(METADATA_PREFIX + "architecture")
+    fingerprint = metadata.get(METADATA_PREFIX + "fingerprint")
+    if text is None:
+        return Target(Package(fingerprint or content_sha256(path)), path)
+    try:
+        architecture = Architecture.from_json(text)
+    except MvigNasError as error:
+        raise MvigNasError(f"{path}: {error}") from error
+    if fingerprint != architecture.fingerprint:
+        raise MvigNasError(
+            f"{path}: a package's fingerprint must be its architecture's, {architecture.fingerprint}, got "
+            f"{fingerprint}; export it again."
+        )
+    return Target(architecture, path)
+
+
+@dataclass(frozen=True)
+class PackageInput:
+    """The one input of a package: an RGB image of `shape` (height, width), or a tensor of `shape` in `dtype`."""
+
+    name: str
+    is_image: bool
+    shape: tuple[int, ...]
+    dtype: str = "uint8"
+
+    def value(self) -> Any:
+        """Something to run the model on, for `MLModel.predict`: the same every time."""
+        rng = np.random.default_rng(0)
+        if not self.is_image:
+            tensor: NDArray[Any] = rng.standard_normal(self.shape).astype(self.dtype)
+            return tensor
+        from PIL import Image
+
+        return Image.fromarray(rng.integers(0, 256, (*self.shape, 3), dtype=np.uint8))
+
+
+def package_input(path: Path) -> PackageInput:
+    """What a package takes.
+
+    Raises:
+        MvigNasError: it cannot be read, or takes other than one RGB image or one tensor of numbers.
+    """
+    saved = SavedProgram(path)
+    proto = tools.load().proto.FeatureTypes_pb2
+    inputs = saved.description.input
+    if len(inputs) == 1:
+        name, declared = inputs[0].name, inputs[0].type
+        if declared.WhichOneof("Type") == "imageType" and (
+            declared.imageType.colorSpace == proto.ImageFeatureType.ColorSpace.RGB
+        ):
+            return PackageInput(name, True, (declared.imageType.height, declared.imageType.width))
+        array = declared.multiArrayType
+        dtypes = {
+            proto.ArrayFeatureType.ArrayDataType.FLOAT16: "float16",
+            proto.ArrayFeatureType.ArrayDataType.FLOAT32: "float32",
+        }
+        if declared.WhichOneof("Type") == "multiArrayType" and array.dataType in dtypes and array.shape:
+            return PackageInput(name, False, tuple(array.shape), dtypes[array.dataType])
+    found = ", ".join(f"{each.name} ({each.type.WhichOneof('Type')})" for each in inputs) or "none"
+    raise MvigNasError(
+        f"a package to measure must take one RGB image or one tensor of floats, got inputs {found} in {path}; export "
+        "it with one of them."
+    )
+
+
+def check_target(target: Target, is_remote: bool) -> PackageInput:
+    """What a target's package takes.
+
+    Raises:
+        MvigNasError: the target is no package, or `is_remote` and it takes what cannot be sent to a phone.
+    """
     if target.package is None:
         raise MvigNasError(
             f"coreml measures packages, got {target.shown}; write one first: mvig-nas export --input tensor."
@@ -202,8 +287,8 @@ def _check_target(target: Target, is_remote: bool) -> PackageInput:
     return given
 
 
-def _check_host(name: str, mac_version: str) -> None:
-    """Refuse what is no Mac with compute plans."""
+def check_host(name: str, mac_version: str) -> None:
+    """Refuse what is no Mac with compute plans, by the system's name and macOS's version."""
     if name == MACOS and _numbers(mac_version) >= _LEAST_MACOS:
         return
     found = f"macOS {mac_version}" if name == MACOS else name
@@ -213,7 +298,8 @@ def _check_host(name: str, mac_version: str) -> None:
     )
 
 
-def _check_coremltools(version: str) -> None:
+def check_coremltools(version: str) -> None:
+    """Refuse a version without remote devices."""
     if _numbers(version) < _LEAST_COREMLTOOLS:
         raise MvigNasError(f"measuring needs coremltools 9 or later, got {version}; run pip install -U coremltools.")
 

@@ -1,4 +1,4 @@
-"""A session: what is to be measured, shared out to one device or several equal ones."""
+"""A session: what is to be measured, and on what; shared out to one device or several equal ones."""
 
 import copy
 import random
@@ -7,23 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mvig_nas import device_log
+from mvig_nas.architecture import Architecture, read_architectures
+from mvig_nas.coreml.package import SUFFIX
 from mvig_nas.device_log import Device
+from mvig_nas.device_log.subject import TIMM
 from mvig_nas.errors import MvigNasError
 from mvig_nas.futures import as_completed
-from mvig_nas.measure.backend import Backend, Target
-from mvig_nas.measure.session import Board, Progress, Session, Settings, Show, Unit
+from mvig_nas.measure.backend import TORCH_CPU, Backend, BackendOptions, Target
+from mvig_nas.measure.coreml_backend import CoreMl, package_target
+from mvig_nas.measure.session import Board, MeasureProgress, MeasureSettings, Session, Show, Unit
 from mvig_nas.measure.worker import Job, Queue, Worker, on_one_line
 
-_DEFAULTS = Settings()
+_DEFAULTS = MeasureSettings()
 
 
 def measure(
     targets: Sequence[Target],
     backend: Backend | Sequence[Backend],
     log_path: str | Path,
-    settings: Settings = _DEFAULTS,
+    settings: MeasureSettings = _DEFAULTS,
     *,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[MeasureProgress], None] | None = None,
     sleep: Callable[[float], object] | None = None,
 ) -> Session:
     """Measure networks and append each to the device's log when its rounds are done.
@@ -83,6 +87,54 @@ def measure(
     return Session(tuple(rows), skipped, tuple(warnings + _differing(units, settings)), units)
 
 
+def targets_of(name: str) -> list[Target]:
+    """The networks that a word of the command line names.
+
+    Args:
+        name: a preset, a JSON file with an architecture, a `.jsonl` file with many, `timm:NAME`, or a `.mlpackage`.
+
+    Raises:
+        MvigNasError: there is no such network or file, or it is damaged.
+    """
+    if name.startswith(TIMM):
+        from mvig_nas.measure.torch_cpu import timm_target
+
+        return [timm_target(name)]
+    path = Path(name)
+    if path.suffix == SUFFIX:
+        return [package_target(path)]
+    if path.suffix != ".jsonl":
+        return [Target(Architecture.load(name))]
+    return [Target(architecture) for architecture in read_architectures(path)]
+
+
+def open_backends(name: str, udids: Sequence[str], options: BackendOptions) -> list[Backend]:
+    """The devices to measure on.
+
+    Args:
+        name: `coreml`, or `torch-cpu` for this computer's processor.
+        udids: connected iPhones of one model, for `coreml`; this Mac if none.
+        options: names, and what networks may use; those of the other backend are passed over.
+
+    Raises:
+        MvigNasError: a device is not there or not ready.
+    """
+    if name == TORCH_CPU:
+        from mvig_nas.measure.torch_cpu import TorchCpu
+
+        return [TorchCpu(options.threads or 1, options.name or "host")]
+    return [
+        CoreMl(
+            options.compute_units,
+            udid=udid,
+            name=options.name,
+            chip_name=options.chip,
+            team=options.team or "",
+        )
+        for udid in udids or (None,)
+    ]
+
+
 def _run(workers: Sequence[Worker], queue: Queue) -> None:
     if len(workers) == 1:
         workers[0].work()  # in this thread, where Ctrl-C ends a visit too
@@ -127,7 +179,7 @@ def _raise_if_all_failed(names: Sequence[str], workers: Sequence[Worker]) -> Non
     ) from last
 
 
-def _differing(units: Sequence[Unit], settings: Settings) -> list[str]:
+def _differing(units: Sequence[Unit], settings: MeasureSettings) -> list[str]:
     """A warning where the devices are not equally fast."""
     ratio = Session((), (), (), tuple(units)).reference_ratio
     if ratio <= 1 + settings.drift:

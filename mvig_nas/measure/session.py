@@ -3,53 +3,60 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
+from typing import Annotated, ClassVar
 
 from mvig_nas.device_log import Measurement
-from mvig_nas.errors import MvigNasError
 from mvig_nas.measure.backend import Target
+from mvig_nas.values import about, check
 
+_DAY_S = 86_400
 _REFERENCE_PART = 5  # the reference runs a fifth as often as a target
 _LEAST_REFERENCE = 3
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to measure.
-
-    Attributes:
-        rounds: how often each network is visited; its samples are `rounds * iterations`.
-        iterations: timed runs in a visit.
-        cool_down_s: seconds of rest before each visit.
-        together: networks that are loaded and take turns; a kill loses these and no more.
-        drift: share by which the reference's latency may differ from that of the session's begin.
-        repeats: rounds of a group that are thrown away and repeated for drift; later ones are kept, with a note.
-        pause_s: seconds of rest before such a repetition.
-        seed: of the order of networks, in the session and in each round.
+class MeasureSettings:
+    """How networks are measured.
 
     Raises:
         MvigNasError: a value is out of range.
     """
 
-    rounds: int = 20
-    iterations: int = 50
-    cool_down_s: float = 0.2
-    together: int = 8
-    drift: float = 0.1
-    repeats: int = 3
-    pause_s: float = 30.0
-    seed: int = 0
+    TITLE: ClassVar = "Measuring"
+
+    rounds: Annotated[
+        int, about("Visits of each network; it has so many times --iterations samples in the end.", ge=1)
+    ] = 20
+    iterations: Annotated[int, about("Timed runs of the network in each visit.", ge=1)] = 50
+    cool_down_s: Annotated[
+        float,
+        about("Rest before each visit.", ge=0, le=_DAY_S, unit="seconds", flags=("--cool-down",)),
+    ] = 0.2
+    together: Annotated[
+        int, about("Networks that are loaded at once and take turns; a kill loses these and no more.", ge=1)
+    ] = 8
+    drift: Annotated[
+        float,
+        about(
+            "Share by which the first TARGET may become slower or faster than when the session began, before a round "
+            "is repeated.",
+            gt=0,
+        ),
+    ] = 0.1
+    repeats: Annotated[
+        int,
+        about("Rounds of a group that are repeated for such a drift; later ones are kept, with a note.", ge=0),
+    ] = 3
+    pause_s: Annotated[
+        float,
+        about("Rest before such a repetition.", ge=0, le=_DAY_S, unit="seconds", flags=("--pause",)),
+    ] = 30.0
+    seed: Annotated[
+        int, about("Seed of the order of networks, in the session and in each round.", ge=0, le=2**32 - 1)
+    ] = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("iterations", 1), ("together", 1), ("repeats", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise MvigNasError(f"`{name}` must be a whole number from {least}, got {value!r}; correct it.")
-        for name in ("cool_down_s", "pause_s"):
-            value = getattr(self, name)
-            if not 0 <= value < 86_400:
-                raise MvigNasError(f"`{name}` must be 0 seconds to a day, got {value!r}; 0 is no rest.")
-        if not 0 < self.drift < float("inf"):
-            raise MvigNasError(f"`drift` must be a share above 0, got {self.drift!r}; 0.1 is 10 %.")
+        check(self)
 
     @property
     def reference_iterations(self) -> int:
@@ -58,7 +65,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Progress:
+class MeasureProgress:
     """Where a session stands: visits of networks made and planned, and what it does now."""
 
     done: int
@@ -103,7 +110,7 @@ class Session:
 class Board:
     """Where all devices of a session stand together."""
 
-    def __init__(self, on_progress: Callable[[Progress], None] | None, total: int) -> None:
+    def __init__(self, on_progress: Callable[[MeasureProgress], None] | None, total: int) -> None:
         self._on_progress = on_progress
         self._total = total
         self._done = 0
@@ -114,7 +121,7 @@ class Board:
         with self._lock:
             self._done += more
             if self._on_progress is not None:
-                self._on_progress(Progress(self._done, self._total, now))
+                self._on_progress(MeasureProgress(self._done, self._total, now))
 
 
 class Show:

@@ -15,10 +15,9 @@ import mvig_nas
 from mvig_nas.architecture import Architecture
 from mvig_nas.device_log import Device, Package, TimmNetwork
 from mvig_nas.errors import MvigNasError, closest
-from mvig_nas.measure.backend import Notes, Target, chip, system
+from mvig_nas.measure.backend import TORCH_CPU, Notes, Target, chip, system
 from mvig_nas.network import build, for_inference
 
-TORCH_CPU = "torch-cpu"
 _GENERATOR = threading.Lock()  # torch's own is one for all threads
 
 

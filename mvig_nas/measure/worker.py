@@ -18,7 +18,7 @@ from mvig_nas import device_log
 from mvig_nas.device_log import Measurement
 from mvig_nas.errors import MvigNasError
 from mvig_nas.measure.backend import Backend, Loaded, Notes, Target
-from mvig_nas.measure.session import Settings, Show
+from mvig_nas.measure.session import MeasureSettings, Show
 
 Group = tuple[Target, ...]
 Sleep = Callable[[float], object]
@@ -30,7 +30,7 @@ _DIGITS = 6
 class Reference:
     """A network whose latency should stay what it was when the session began."""
 
-    def __init__(self, target: Target, loaded: Loaded, settings: Settings, show: Show, sleep: Sleep) -> None:
+    def __init__(self, target: Target, loaded: Loaded, settings: MeasureSettings, show: Show, sleep: Sleep) -> None:
         self.target = target
         self._loaded = loaded
         self._settings = settings
@@ -68,7 +68,7 @@ class Reference:
 @dataclass(frozen=True)
 class Bench:
     reference: Reference
-    settings: Settings
+    settings: MeasureSettings
     rng: random.Random
     show: Show
     sleep: Sleep
@@ -175,7 +175,7 @@ class Job:
     """What the devices of a session share: the network that watches each of them, the queue, the log, the rests."""
 
     reference: Target
-    settings: Settings
+    settings: MeasureSettings
     queue: Queue
     log_path: str | Path
     sleep: Sleep

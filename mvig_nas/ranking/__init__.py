@@ -1,15 +1,31 @@
 """Whether an estimate orders architectures as stand-alone training does."""
 
+from typing import TYPE_CHECKING, Any
+
 from mvig_nas.ranking.agreement import Agreement, Interval, Ranked, agreement, agreements, partial_tau, tau_difference
-from mvig_nas.ranking.comparison import Estimator, proxies, rank, write_ranking
-from mvig_nas.ranking.ranking_report import markdown_table, scatter_png, taus_png
-from mvig_nas.ranking.stand_alone import StandAlone, StandAlonePlan, stand_alone, stratified
+from mvig_nas.ranking.comparison import (
+    Estimator,
+    Ranking,
+    RankRequest,
+    markdown_table,
+    proxies,
+    rank,
+    rank_networks,
+    scatter_png,
+    taus_png,
+    write_ranking,
+)
+
+if TYPE_CHECKING:
+    from mvig_nas.ranking.stand_alone_training import StandAlone, StandAlonePlan, stand_alone, stratified
 
 __all__ = [
     "Agreement",
     "Estimator",
     "Interval",
+    "RankRequest",
     "Ranked",
+    "Ranking",
     "StandAlone",
     "StandAlonePlan",
     "agreement",
@@ -18,6 +34,7 @@ __all__ = [
     "partial_tau",
     "proxies",
     "rank",
+    "rank_networks",
     "scatter_png",
     "stand_alone",
     "stratified",
@@ -25,3 +42,12 @@ __all__ = [
     "taus_png",
     "write_ranking",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch takes seconds, and only the trainings need it.
+    if name in ("StandAlone", "StandAlonePlan", "stand_alone", "stratified"):
+        from mvig_nas.ranking import stand_alone_training
+
+        return getattr(stand_alone_training, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

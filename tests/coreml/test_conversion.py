@@ -1,6 +1,7 @@
 """Exported packages: operations against the kernel lists, weights against the network, and what goes wrong."""
 
 import logging
+import os
 import random
 import resource
 import sys
@@ -17,7 +18,7 @@ from torch import nn
 from mvig_nas import coreml, kernels
 from mvig_nas.architecture import PRESETS, Architecture, Stage
 from mvig_nas.coreml import ExportOptions, tools
-from mvig_nas.coreml.package import SavedProgram
+from mvig_nas.coreml.package import SavedProgram, content_sha256
 from mvig_nas.coreml.package import applied_normalisation as normalisation
 from mvig_nas.errors import MvigNasError
 from mvig_nas.graph_operators import OPERATORS
@@ -397,9 +398,26 @@ class TestUnreadablePackage:
         with pytest.raises(MvigNasError, match=r"weight\.bin does not hold constant"):
             coreml.operations(package)
 
+    def test_nothing_outside_of_it_is_read(self, package: Path, tmp_path: Path) -> None:
+        weights = package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+        manifest = (package / "Manifest.json").read_text()
+        outside = weights.replace(tmp_path / "outside.bin")
+        weights.symlink_to(outside)
+        for read in (coreml.operations, content_sha256):
+            with pytest.raises(MvigNasError, match=r"weight\.bin lies outside of it"):
+                read(package)
+        weights.unlink()
+        (package / "Manifest.json").write_text(manifest.replace("com.apple.CoreML/model.mlmodel", "../../outside.bin"))
+        with pytest.raises(MvigNasError, match=r"outside\.bin lies outside of it"):
+            coreml.operations(package)
+        (package / "Manifest.json").unlink()
+        os.mkfifo(package / "Manifest.json")
+        with pytest.raises(MvigNasError, match=r"Manifest\.json: .*not a regular file"):
+            coreml.operations(package)
+
     def test_no_weights(self, package: Path) -> None:
         (package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin").unlink()
-        with pytest.raises(MvigNasError, match=r"weight\.bin: No such file"):
+        with pytest.raises(MvigNasError, match=r"weight\.bin: .*No such file"):
             coreml.operations(package)
 
 

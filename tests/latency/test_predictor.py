@@ -216,9 +216,9 @@ def test_bad_rows_are_refused(change: dict[str, list[object]], message: str) -> 
 
 @pytest.mark.parametrize("name", ["cost_spread", "chip_spread", "group_spread", "noise", "huber"])
 def test_bad_hyperparameters_are_refused(name: str) -> None:
-    with pytest.raises(MvigNasError, match=rf"`{name}` of LatencyPredictor must be in \(0, inf\), got 0"):
+    with pytest.raises(MvigNasError, match=rf"`{name}` must be a number above 0, got 0"):
         LatencyPredictor(**{name: 0.0})  # type: ignore[arg-type]
-    with pytest.raises(MvigNasError, match="`bags` of LatencyPredictor"):
+    with pytest.raises(MvigNasError, match="`bags` must be a whole number of at least 1, got 0"):
         LatencyPredictor(bags=0)
 
 
@@ -239,5 +239,19 @@ def test_bad_folders_are_refused(fitted: LatencyPredictor, tmp_path: Path) -> No
         with pytest.raises(MvigNasError, match=message):
             LatencyPredictor.load(tmp_path)
     (tmp_path / "predictor.json").write_text("{")
-    with pytest.raises(MvigNasError, match="must hold"):
+    with pytest.raises(MvigNasError, match=r"a predictor must be readable JSON, got .*predictor.json; fit it again"):
         LatencyPredictor.load(tmp_path)
+    no_bags = description["hyperparameters"] | {"bags": 0}
+    for change, message in (
+        ({"hyperparameters": no_bags}, r"`hyperparameters\.bags` must be a whole number of at least 1, got 0"),
+        ({"chips": "A14"}, "`chips` must be a list, got 'A14'"),
+        ({"errors": {"mape": "low"}}, r"`errors\[\.\.\.\]` must be a number, got "),
+    ):
+        (tmp_path / "predictor.json").write_text(json.dumps(description | change))
+        with pytest.raises(MvigNasError, match=rf"predictor\.json: {message}"):
+            LatencyPredictor.load(tmp_path)
+    (tmp_path / "predictor.json").write_text(json.dumps(description))
+    for content in (b"", b"PK", b"x" * 1000):
+        (tmp_path / "predictor.npz").write_bytes(content)
+        with pytest.raises(MvigNasError, match=r"predictor\.npz must hold the arrays of a fit"):
+            LatencyPredictor.load(tmp_path)

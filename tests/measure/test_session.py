@@ -22,8 +22,8 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.measure import (
     Backend,
     Loaded,
-    Progress,
-    Settings,
+    MeasureProgress,
+    MeasureSettings,
     Target,
     TorchCpu,
     measure,
@@ -79,7 +79,7 @@ class PhoneNetwork:
         self.inner.close()
 
 
-PAIR = Settings(rounds=3, iterations=4, cool_down_s=0.0, together=2, pause_s=0.0)
+PAIR = MeasureSettings(rounds=3, iterations=4, cool_down_s=0.0, together=2, pause_s=0.0)
 
 
 def pull() -> object:
@@ -108,7 +108,7 @@ def test_two_workers_on_this_cpu_share_the_work(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     meeting = threading.Barrier(2)
     phones = [Phone(TorchCpu(), unit, meet=meeting) for unit in ("00aa", "00bb")]
-    states: list[Progress] = []
+    states: list[MeasureProgress] = []
     before = torch.get_rng_state()
     session = measure(targets, phones, path, PAIR, on_progress=states.append)
     assert torch.equal(torch.get_rng_state(), before)
@@ -169,7 +169,7 @@ def test_a_device_that_fails_leaves_its_networks_to_the_others(tmp_path: Path) -
     meeting = threading.Barrier(2)
     good = Phone(Scripted(targets), "good", meet=meeting)
     bad = Phone(Scripted(targets), "bad", lambda visit: visit < 20 or pull(), meet=meeting)
-    states: list[Progress] = []
+    states: list[MeasureProgress] = []
     session = measure(targets, [bad, good], path, PAIR, on_progress=states.append)
     check_measured_once(targets, path)
     assert [unit.failure for unit in session.units] == ["OSError: the cable was pulled", None]
@@ -216,7 +216,7 @@ def test_when_all_fail_the_log_keeps_what_was_measured_and_the_next_session_goes
 def test_an_error_that_is_no_devices_ends_the_session(tmp_path: Path) -> None:
     targets = micro(6)
 
-    def fail(state: Progress) -> None:
+    def fail(state: MeasureProgress) -> None:
         if "round 2" in state.now:
             raise RuntimeError("no terminal")
 
