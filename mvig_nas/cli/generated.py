@@ -180,6 +180,8 @@ def _option(field: _Field) -> Decorator:
     unit = extra.get("unit")
     if isinstance(field.default, float) and unit in _SUFFIXES:
         settings["default"] = f"{field.default:g}{_SUFFIXES[unit]}"
+    if field.is_required:
+        del settings["default"]  # None would count as given
     if kind is bool:
         return click.option(*_switch(flags), field.name, **settings)
     settings["type"], settings["nargs"] = _type(kind, meta, unit)

@@ -280,7 +280,7 @@ def test_rank_keeps_estimates_and_leaves_out_what_has_none(tmp_path: Path) -> No
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
     (tmp_path / "estimates.json").write_text("{")
-    with pytest.raises(MvigNasError, match=r"must be JSON, .* remove it, and the estimates are made again"):
+    with pytest.raises(MvigNasError, match=r"must be readable JSON, .* remove it, and the estimates are made again"):
         rank(results, estimators, latency, tmp_path)
 
 
