@@ -252,6 +252,7 @@ def _collate(samples: Sequence[Sample | MvigNasError]) -> Batch | MvigNasError:
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group, and the parent still wants to save its state
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C, a scheduler's SIGTERM and a closed terminal's SIGHUP reach the whole process group, and the parent still
+    # wants to save its state
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -152,9 +152,10 @@ def freed_memory_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether SIGTERM or Ctrl-C came.
+    """A function that tells whether SIGTERM, SIGHUP or Ctrl-C came.
 
-    The step in flight is finished first; a second signal does not wait for it.
+    The step in flight is finished first; a second signal does not wait for it. A SIGHUP that is ignored, as nohup has
+    it, stays so.
     """
     asked = False
 
@@ -166,7 +167,9 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
     before: dict[int, Any] = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             before[number] = signal.signal(number, ask)
     except ValueError:  # not the main thread, which alone may hear signals
         before.clear()

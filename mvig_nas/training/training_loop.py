@@ -45,7 +45,7 @@ _STEP_SEED, _MIXUP_SEED = 1, 2
 
 
 class StopTraining(MvigNasError):  # noqa: N818 - it is no error
-    """The training was asked to stop (SIGTERM, Ctrl-C) and has saved its state."""
+    """The training was asked to stop (SIGTERM, SIGHUP, Ctrl-C) and has saved its state."""
 
 
 @dataclass(frozen=True)

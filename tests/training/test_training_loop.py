@@ -245,7 +245,15 @@ class TestInterruption:
         assert read_checkpoint(tmp_path / "killed")["average"] is not None
         assert not list((tmp_path / "killed").glob("*.tmp"))
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.fixture
+    def hangups_end_it(self) -> Iterator[None]:
+        """As in a terminal, also where nohup runs the tests."""
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        yield
+        signal.signal(signal.SIGHUP, before)
+
+    @pytest.mark.usefixtures("hangups_end_it")
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_signals_save_and_stop(self, number: int, images: LabelledImages, tmp_path: Path, whole: Path) -> None:
         handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
         folder = tmp_path / "run"
@@ -256,6 +264,14 @@ class TestInterruption:
         assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
         train_pixels(images, PIXELS, folder, execution=RESUMED)
         assert_same_training(folder, whole)
+
+    def test_a_hangup_that_nohup_ignores_stops_nothing(self, images: LabelledImages, tmp_path: Path) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            train_pixels(images, PIXELS, tmp_path, on_progress=at_step(7, lambda: os.kill(os.getpid(), signal.SIGHUP)))
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        assert read_checkpoint(tmp_path)["step"] == 45
 
     def test_a_signal_in_a_step_lets_it_end_and_a_second_does_not(self, images: LabelledImages, tmp_path: Path) -> None:
         def twice(step: int, loss: Tensor) -> Tensor:
