@@ -12,10 +12,9 @@ from mvig_nas.coreml.exporting import (
     Manifest,
     export_all,
     export_target,
-    read_labels,
     read_manifest,
 )
-from mvig_nas.coreml.package import PREPROCESSING, ExportOptions, Operation, operations
+from mvig_nas.coreml.package import PREPROCESSING, ExportOptions, Operation, operations, read_labels
 
 if TYPE_CHECKING:
     from mvig_nas.coreml.conversion import export, untrained

@@ -28,6 +28,7 @@ from mvig_nas.coreml.package import (
     InputKind,
     SavedProgram,
     content_sha256,
+    read_labels,
 )
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim, make_folder, read_json, remove_unfinished, save
@@ -148,23 +149,6 @@ def export_target(target: str, package: Path | None = None, request: ExportReque
         else None,
     )
     return Exported(written, network, weights, verified[0] if verified else None)
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class labels from a text file, one a line, the first class first.
-
-    Raises:
-        MvigNasError: the file is missing or not text, or a line is empty.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MvigNasError(f"class labels must be a UTF-8 text file, one label a line, got {path}: {error}.") from error
-    labels = tuple(line.strip() for line in lines)
-    for line, label in enumerate(labels, start=1):
-        if not label:
-            raise MvigNasError(f"{path}: each line must hold a class label, line {line} is empty; delete or fill it.")
-    return labels
 
 
 @dataclass(frozen=True)

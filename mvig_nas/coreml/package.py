@@ -87,6 +87,23 @@ class ExportOptions:
         return self.input_kind == "image"
 
 
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class labels from a text file, one a line, the first class first.
+
+    Raises:
+        MvigNasError: the file is missing or not text, or a line is empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MvigNasError(f"class labels must be a UTF-8 text file, one label a line, got {path}: {error}.") from error
+    labels = tuple(line.strip() for line in lines)
+    for line, label in enumerate(labels, start=1):
+        if not label:
+            raise MvigNasError(f"{path}: each line must hold a class label, line {line} is empty; delete or fill it.")
+    return labels
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One operation of a saved program; of several outputs, `shape` and `precision` are the first's."""
