@@ -34,7 +34,7 @@ def test_make_targets_exist() -> None:
 
 def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
     commands = [command for command in COMMANDS if command.startswith("mvig-nas ")]
-    assert len(commands) == 19
+    assert len(commands) == 20
     write_images(tmp_path / "images", train=40)
     for command in commands:
         arguments = shlex.split(command)[1:]
@@ -43,6 +43,8 @@ def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
             arguments += ["--evaluations", "3"]
         elif arguments[:2] == ["supernet", "train"] or arguments[0] == "retrain":
             arguments += ["--epochs", "2"]
+        elif arguments[0] == "run":
+            arguments += ["--hours", "1", "--finalists", "0", "--max-epochs", "1"]
         elif arguments[0] == "finalists":
             arguments += ["--count", "2", "--max-epochs", "2"]
         elif arguments[:2] == ["supernet", "rank"]:

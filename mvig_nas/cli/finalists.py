@@ -12,7 +12,7 @@ from mvig_nas.cli.options import data_option, json_option
 from mvig_nas.cli.output import print_json, print_table
 from mvig_nas.cli.progress import Bar
 from mvig_nas.finalists import FinalistsRequest
-from mvig_nas.finalists.request import Resources
+from mvig_nas.finalists.request import COMMAND, FOLDER, Resources
 
 if TYPE_CHECKING:
     from mvig_nas.finalists import Finalists
@@ -35,13 +35,21 @@ def finalists(
     training images that are held out, so the validation images stay unseen. Everything is kept in RUN/finalists.
     """
     from mvig_nas import run_folder, values
-    from mvig_nas.finalists.tournament import FOLDER, hold
 
     request = FinalistsRequest(run, data)
     if resume:
-        saved = run_folder.reopen(run / FOLDER, "finalists", FinalistsRequest)
+        saved = run_folder.reopen(run / FOLDER, COMMAND, FinalistsRequest)
         request = replace(saved, run=run, data=data)
-    request = values.changed(request, changes)
+    train_finalists(values.changed(request, changes), resources, resume=resume, as_json=as_json)
+
+
+def train_finalists(
+    request: FinalistsRequest, resources: Resources, *, resume: bool = False, as_json: bool = False
+) -> None:
+    """Train the finalists under a bar, and print what came of them."""
+    from mvig_nas.finalists.tournament import hold
+
+    run, data = request.run, request.data
     try:
         with Bar("epochs", hidden=as_json) as bar:
             found = hold(request, resources, resume=resume, on_progress=_Shown(bar))

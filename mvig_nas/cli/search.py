@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mvig_nas import run_folder, values
+from mvig_nas.cli.finalists import train_finalists
 from mvig_nas.cli.generated import GroupedCommand, TitledOption, changes_of
 from mvig_nas.cli.options import json_option
 from mvig_nas.cli.progress import Bar
+from mvig_nas.finalists.request import FOLDER as FINALISTS_FOLDER
+from mvig_nas.finalists.request import FinalistsRequest, Resources
 from mvig_nas.search.search_run import SearchRequest, run_search, saved_request
 
 if TYPE_CHECKING:
@@ -45,13 +48,33 @@ if TYPE_CHECKING:
     help="Go on with the search in --out. What it searches is taken from there; who computes scores and a time limit "
     "are given anew.",
 )
+@click.option(
+    "--finalists",
+    type=click.IntRange(2),
+    metavar="COUNT",
+    help="Best networks that are trained for real on --data when the search is over, as `mvig-nas finalists` does.",
+)
+@click.option(
+    "--max-epochs",
+    type=click.IntRange(1),
+    help="Epochs of a finalist's training.  [default: those of the plan `short`]",
+)
 @json_option()
 @click.pass_context
-def search(ctx: click.Context, /, changes: dict[str, Any], out: Path | None, resume: bool, as_json: bool) -> None:
+def search(
+    ctx: click.Context,
+    /,
+    changes: dict[str, Any],
+    out: Path | None,
+    resume: bool,
+    finalists: int | None,
+    max_epochs: int | None,
+    as_json: bool,
+) -> None:
     """Search for the best network inside a latency budget.
 
     By default the score is a training-free proxy, which orders networks and is no accuracy. The score of a supernet is
-    the top-1 of its sub-networks on held-out training images.
+    the top-1 of its sub-networks on held-out training images. With --finalists the search ends with a measured top-1.
     """
     if resume and out is None:
         raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
@@ -61,6 +84,8 @@ def search(ctx: click.Context, /, changes: dict[str, Any], out: Path | None, res
     if request.evaluator == "local" and changes.get("ray"):
         option = values.option_at(SearchRequest, f"ray.{next(iter(changes['ray']))}")
         raise click.UsageError(f"{option} must come with --evaluator ray; add it, or leave {option} out.", ctx)
+    if finalists is not None and (request.data is None or as_json):
+        raise click.UsageError("--finalists needs the images: --data FOLDER; it prints tables, no --json.", ctx)
     folder = out or run_folder.new_folder(request.name, request.settings.seed)
     # Ray tells of dead workers on standard output, which is for the result
     told: Any = nullcontext() if request.evaluator == "local" else redirect_stdout(sys.stderr)
@@ -71,6 +96,9 @@ def search(ctx: click.Context, /, changes: dict[str, Any], out: Path | None, res
         click.echo(f"\ninterrupted; every scored candidate is saved. To go on: {_resume(request, folder)}", err=True)
         sys.exit(130)
     print_search(done, " ".join(["mvig-nas", *sys.argv[1:]]), as_json=as_json)
+    if finalists is not None and request.data is not None:
+        asked = FinalistsRequest(folder, request.data, finalists, max_epochs=max_epochs, seed=request.settings.seed)
+        train_finalists(asked, Resources(), resume=(folder / FINALISTS_FOLDER / run_folder.FILE).is_file())
 
 
 def _renamed(ctx: click.Context, evaluator: str | None) -> None:

@@ -8,6 +8,9 @@ from mvig_nas import recipes
 from mvig_nas.recipes import Recipe
 from mvig_nas.values import about, check
 
+COMMAND = "finalists"
+FOLDER = "finalists"  # in the folder of the search
+
 
 @dataclass(frozen=True)
 class FinalistsRequest:

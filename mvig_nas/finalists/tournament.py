@@ -26,14 +26,13 @@ from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim, save
 from mvig_nas.finalists.choosing import choose
-from mvig_nas.finalists.request import FinalistsRequest, Resources, short_recipe
+from mvig_nas.finalists.request import COMMAND, FOLDER, FinalistsRequest, Resources, short_recipe
 from mvig_nas.finalists.results import Finalist, Finalists, State, ordered, write
 from mvig_nas.finalists.short_training import RESULT, Training, images_of, read_reports, train_finalist
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.search.evaluators.ray_cluster import connected, line, room
 from mvig_nas.search.study import Study
 
-COMMAND = FOLDER = "finalists"
 LOCK, CHOSEN = "lock", "chosen.json"
 _REDUCTION = 2  # of two trainings that have come to a rung, the better one goes on
 _FIRST_RUNG = 4  # the first rung is at this part of all epochs

@@ -21,8 +21,8 @@ from mvig_nas.coreml.package import SUFFIX
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.finalists import FinalistsRequest, hold
+from mvig_nas.finalists.request import FOLDER as FINALISTS
 from mvig_nas.finalists.request import Resources, short_recipe
-from mvig_nas.finalists.tournament import FOLDER as FINALISTS
 from mvig_nas.image_data import is_split, read_split, split_images
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.pipeline.planning import HOLD_OUT, RunPlan, RunRequest, Speed, make_plan

@@ -36,3 +36,20 @@ def test_from_a_search_to_a_winner_and_once_more(tmp_path: Path) -> None:
     assert "`--count` was 2 and is now 3" in str(refused.exception)
     described = run("describe", str(folder / "finalists" / "winner.json"))
     assert again["winner"] in described
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_that_ends_with_its_finalists(tmp_path: Path) -> None:
+    images, folder = write_images(tmp_path / "images", train=16), tmp_path / "run"
+    asked = ["search", "--space", "micro", "--latency-budget", "0.42ms", "--score", "log_macs", "--evaluations", "6"]
+    ends = ["--finalists", "2", "--max-epochs", "1", "--out", str(folder)]
+    refused = CliRunner().invoke(cli, [*asked, *ends])
+    assert refused.exit_code == 2
+    assert "--finalists needs the images: --data FOLDER" in refused.output
+    done = CliRunner().invoke(cli, [*asked, *ends, "--data", str(images)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "2 finalists, ordered by top-1" in done.stdout
+    assert "The winner's top-1 is" in done.stdout
+    again = CliRunner().invoke(cli, ["search", "--resume", *ends], catch_exceptions=False)
+    assert again.exit_code == 0, again.output
+    assert "2 finalists, ordered by top-1" in again.stdout
