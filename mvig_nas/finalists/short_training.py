@@ -24,6 +24,7 @@ from mvig_nas.network import MobileViG
 from mvig_nas.recipes import Recipe
 from mvig_nas.supernet import load_supernet
 from mvig_nas.training import Execution, Knowledge, Validated, train_alone
+from mvig_nas.training.guard import DivergedError
 
 REPORTS, RESULT, STATE = "reports.jsonl", "result.json", "state.pt"
 CHECKPOINT_MINUTES = 0.5
@@ -139,6 +140,6 @@ class _Reporter:
         for batch, targets in self._batches:
             logits = network(resized(batch.to(device), resolution))
             if not torch.isfinite(logits).all():
-                raise MvigNasError("logits must be finite, got NaN or infinity; the weights have diverged.")
+                raise DivergedError("logits must be finite, got NaN or infinity; the weights have diverged.")
             found.append((logits.argmax(dim=1).cpu() == targets).numpy())
         return np.concatenate(found).astype(np.int64)
