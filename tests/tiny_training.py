@@ -1,8 +1,8 @@
 """Trainings that take seconds, for tests; run as a program, trainings that are killed or that share the work.
 
-python -m tests.tiny_training killed supernet|alone|taught DATA FOLDER
+python -m tests.tiny_training killed supernet|alone|hard|soft|logits DATA FOLDER
 torchrun --nproc-per-node 2 -m tests.tiny_training parallel DATA FOLDER
-torchrun --nproc-per-node 2 -m tests.tiny_training taught DATA FOLDER
+torchrun --nproc-per-node 2 -m tests.tiny_training taught hard|soft|logits DATA FOLDER
 """
 
 import os
@@ -24,6 +24,7 @@ from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import Supernet
 from mvig_nas.training import (
     Backward,
+    Distillation,
     Execution,
     Knowledge,
     Outcome,
@@ -40,7 +41,7 @@ from mvig_nas.training import (
     train_supernet,
 )
 from mvig_nas.training.teacher import Teacher, load_teacher
-from tests.training.test_teacher import TINY, saved
+from tests.training.test_teacher import HALVES, TINY, saved
 
 _STAGE: dict[str, list[Any]] = {
     "width": [16],
@@ -122,8 +123,7 @@ def train_tiny(kind: str, images: LabelledImages, folder: Path, **options: Any) 
     else:
         val = read_split(Path(images.root).parent, "val")
         validation = Validation(val, ALONE_RECIPE.preprocessing, folder, {})
-        teacher = tiny_teacher(images)
-        known = Knowledge(teacher)
+        known = tiny_knowledge(kind, images)
         train_alone(SPACE.smallest, images, ALONE_RECIPE, folder, knowledge=known, validate=validation, **options)
 
 
@@ -132,6 +132,16 @@ def tiny_teacher(images: LabelledImages) -> Teacher:
     with tempfile.TemporaryDirectory() as home:
         checkpoint = saved(Path(home))[0]
         return load_teacher(TINY, images.classes, RECIPE.preprocessing, checkpoint=checkpoint, resolution=64)
+
+
+def tiny_knowledge(kind: str, images: LabelledImages) -> Knowledge:
+    """What is learnt from a tiny teacher, which has other classes than the images where it teaches all of its own."""
+    if kind != "logits":
+        return Knowledge(tiny_teacher(images), Distillation(kind))  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as home:
+        checkpoint = saved(Path(home), HALVES, classes=7)[0]
+        teacher = load_teacher(HALVES, None, RECIPE.preprocessing, checkpoint=checkpoint, resolution=64)
+    return Knowledge(teacher, Distillation("logits", loss="dist", full_detail=True))
 
 
 class ParallelStep(SupernetStep):
@@ -257,12 +267,12 @@ def parallel(data: str, folder: str) -> None:
     process.leave()
 
 
-def taught(data: str, folder: str) -> None:
+def taught(kind: str, data: str, folder: str) -> None:
     """A training with a teacher and validation, by one process or two; how many images all of them looked at."""
     images, process = read_split(Path(data), "train"), Process.start("cpu")
     recipe = replace(PARALLEL_RECIPE, epochs=2)
     validation = Validation(read_split(Path(data), "val"), recipe.preprocessing, Path(folder), {}, process=process)
-    known = Knowledge(tiny_teacher(images))
+    known = tiny_knowledge(kind, images)
     train_alone(SPACE.largest, images, recipe, Path(folder), knowledge=known, validate=validation)
     if process.is_first:
         counted = int(validation.found["mean"].confusion.sum())

@@ -26,7 +26,7 @@ from mvig_nas.recipes import Execution, Recipe, Sources, SupernetPlan
 if TYPE_CHECKING:
     from mvig_nas.training import SupernetRequest
 
-_OF_RETRAINING = ("repeats", "teacher_resolution", "teacher_cache", "from_supernet", "from_model")
+_OF_RETRAINING = ("repeats", "teacher_resolution", "teacher_cache", "unlabelled", "from_supernet", "from_model")
 
 
 @click.group()

@@ -10,6 +10,7 @@ from mvig_nas.image_data.folders import (
     read_split,
     share,
     subset,
+    with_unlabelled,
 )
 from mvig_nas.image_data.splitting import Split, is_split, split_images
 from mvig_nas.image_data.transforms import resized, training_transform
@@ -33,4 +34,5 @@ __all__ = [
     "split_images",
     "subset",
     "training_transform",
+    "with_unlabelled",
 ]

@@ -11,26 +11,42 @@ from typing import Literal
 from mvig_nas.errors import MvigNasError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_UNLABELLED = ".unlabelled"
 SPLITS = {"train": ("train",), "val": ("val", "validation", "valid")}
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Image files and their class numbers, in an order that depends on the names alone."""
+    """Image files and their class numbers, in an order that depends on the names alone.
+
+    Images without a label have the number of classes as their target; see `with_unlabelled`.
+    """
 
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     targets: tuple[int, ...]
-    root: str  # every path is below it
+    root: str  # every path with a label is below it
+    unlabelled_root: str = ""  # every path without one is below it
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """``class/file`` of every image, which stays the same when the data set moves."""
-        start = len(self.root.rstrip(os.sep)) + 1
-        return tuple(path[start:].replace(os.sep, "/") for path in self.paths)
+        """``class/file`` of every image, which stays the same when the data set moves.
+
+        ``.unlabelled``, which is no class's name, stands in front of those without a label.
+        """
+        start, other = (len(root.rstrip(os.sep)) + 1 for root in (self.root, self.unlabelled_root))
+        labelled = len(self.paths) - self.unlabelled
+        names = [path[start:] for path in self.paths[:labelled]]
+        names += [os.path.join(_UNLABELLED, path[other:]) for path in self.paths[labelled:]]
+        return tuple(name.replace(os.sep, "/") for name in names)
+
+    @cached_property
+    def unlabelled(self) -> int:
+        """How many images have no label; they are the last ones."""
+        return self.targets.count(len(self.classes))
 
     @cached_property
     def digest(self) -> str:
@@ -110,6 +126,27 @@ def read_parts(data: Path, fraction: float) -> tuple[LabelledImages, LabelledIma
     train, val = read_split(data, "train"), read_split(data, "val")
     check_same_classes(train, val)
     return (*hold_out(train, fraction), val) if fraction else (train, val, val)
+
+
+def with_unlabelled(images: LabelledImages, folder: Path) -> LabelledImages:
+    """The images, and after them those in a folder or in folders below it, which have no labels.
+
+    Raises:
+        MvigNasError: the folder is missing, or has no image.
+    """
+    root = os.path.abspath(folder)
+    paths = sorted(_image_paths(Path(root)))
+    if not paths:
+        raise MvigNasError(
+            f"A folder of unlabelled images must hold images ({', '.join(EXTENSIONS)}), got none at {folder}; check "
+            "the path."
+        )
+    return replace(
+        images,
+        paths=(*images.paths, *paths),
+        targets=(*images.targets, *[len(images.classes)] * len(paths)),
+        unlabelled_root=root,
+    )
 
 
 def check_same_classes(train: LabelledImages, val: LabelledImages) -> None:

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from mvig_nas.architecture import STAGES, Architecture, Stage
 from mvig_nas.network.blocks import LAYER_SCALE_INIT, ConvNorm, GraphBlock, MBConv, Stem, activation
 
+TEACHER_HEAD = "head_teacher."  # what names of weights begin with that training alone uses
 _MAKING = ("empty", "full", "ones", "tensor", "zeros")
 _FILLING = ("normal_", "uniform_", "fill_", "zero_", "ones_", "zeros_", "kaiming_normal_", "kaiming_uniform_")
 
@@ -54,6 +55,7 @@ class MobileViG(nn.Module):
     """A MobileViG-like network.
 
     In training with `set_distilled_training(True)` the forward pass returns both heads' logits; otherwise their mean.
+    With `set_teacher_classes` the second head has a teacher's classes, and the first one answers alone.
 
     Args:
         architecture: what to build; kept as `.architecture`.
@@ -108,6 +110,8 @@ class MobileViG(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self._classifier()
         self.head_dist = self._classifier() if distillation else None
+        self.head_teacher: nn.Module | None = None
+        self.labels_reach_body = True
         self.apply(_init_weights)
 
     def _classifier(self) -> nn.Module:
@@ -129,6 +133,18 @@ class MobileViG(nn.Module):
     def set_distilled_training(self, enable: bool = True) -> None:
         """In training, return (logits, distillation logits) rather than their mean."""
         self.distilled_training = enable
+
+    def set_teacher_classes(self, classes: int | None, *, labels_reach_body: bool = True) -> None:
+        """Have a classifier of a teacher's classes, which distilled training alone uses, or drop it again.
+
+        Args:
+            classes: of the teacher; None for no such classifier.
+            labels_reach_body: whether the gradient of the labels' logits goes on to what is before the classifiers.
+        """
+        self.labels_reach_body = labels_reach_body
+        self.head_teacher = None if classes is None else nn.Conv2d(self.head_hidden_size, classes, 1)
+        if self.head_teacher is not None:
+            self.head_teacher.to(self.head_conv.conv.weight).apply(_init_weights)
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
         """The classifier, or both."""
@@ -156,6 +172,9 @@ class MobileViG(nn.Module):
         x = self.head_drop(self.head_act(self.head_conv(self.global_pool(x))))
         if pre_logits or not self.num_classes:
             return self._flat(x)
+        if self.head_teacher is not None and self.training and self.distilled_training:
+            logits = self.head(x if self.labels_reach_body else x.detach())
+            return self._flat(logits), self._flat(self.head_teacher(x))
         logits = self.head(x)
         if self.head_dist is None:
             return self._flat(logits)

@@ -17,27 +17,74 @@ class Distillation:
     """How the second classifier learns; the loss is (1 - share) x the labels' + share x the teacher's.
 
     `hard` is the cross-entropy with the teacher's likeliest class (DeiT, arXiv 2012.12877, equation 3), `soft` the
-    divergence from its probabilities (equation 2). The share is the paper's lambda, or 1/2.
+    divergence from its probabilities of our classes (equation 2); the share is the paper's lambda, or 1/2. With
+    `logits`, the second classifier has all classes of the teacher, whatever ours are, and is dropped after training.
+
+    A share of 1 is the teacher alone (function matching, arXiv 2106.05237): with `hard` and `soft` the network has one
+    classifier, which never sees a label; with `logits` labels train the first classifier and nothing before it.
 
     Raises:
-        MvigNasError: a value out of range.
+        MvigNasError: a value out of range, or a loss that `hard` does not have.
     """
 
     TITLE: ClassVar[str] = "Learning from the teacher"
 
     kind: Annotated[
-        Literal["hard", "soft"],
-        about("Learn the teacher's likeliest class (hard) or its probabilities (soft).", flags=("--distillation",)),
+        Literal["hard", "soft", "logits"],
+        about(
+            "Learn the teacher's likeliest class (hard), its probabilities of the images' classes (soft), or, by a "
+            "classifier that is dropped afterwards, those of all its classes (logits), which may be others.",
+            flags=("--distillation",),
+        ),
     ] = "hard"
     share: Annotated[
-        float, about("Share of the teacher in the loss, from 0 to 1.", ge=0, le=1, flags=("--teacher-share",))
+        float,
+        about(
+            "Share of the teacher in the loss, from 0 to 1; at 1 the labels train a classifier at most.",
+            ge=0,
+            le=1,
+            flags=("--teacher-share",),
+        ),
     ] = 0.5
     temperature: Annotated[
-        float, about("Temperature that soft distillation divides both networks' logits by.", gt=0)
+        float, about("Temperature that both networks' logits are divided by, unless the kind is hard.", gt=0)
     ] = 1.0
+    loss: Annotated[
+        Literal["kl", "dist"],
+        about(
+            "Measure how far the network is from the teacher's probabilities by the Kullback-Leibler divergence (kl), "
+            "or by their correlations within and between images (dist).",
+            flags=("--teacher-loss",),
+        ),
+    ] = "kl"
+    standardised: Annotated[
+        bool,
+        about(
+            "Bring both networks' logits of each image to mean 0 and deviation 1 before the temperature.",
+            flags=("--standardised-logits",),
+        ),
+    ] = False
+    full_detail: Annotated[
+        bool,
+        about(
+            "Crop the images at the teacher's resolution and shrink them for the network, rather than crop them at the "
+            "network's and enlarge them for the teacher.",
+            flags=("--teacher-detail",),
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         check(self)
+        if self.kind == "hard" and (self.loss != "kl" or self.standardised):
+            raise MvigNasError(
+                "`loss` must be kl and `standardised` false where the kind is hard, which has no probabilities, got "
+                f"{self.loss} and {str(self.standardised).lower()}; take the kind soft or logits."
+            )
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the network's body learns from the teacher and from no label."""
+        return self.share == 1
 
 
 @dataclass(frozen=True)
@@ -145,7 +192,7 @@ class SupernetPlan:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a training's teacher and its first weights come from; paths are kept absolute.
+    """Where a training's teacher, its unlabelled images and its first weights come from; paths are kept absolute.
 
     Raises:
         MvigNasError: the resolution is too low, or two kinds of first weights are given.
@@ -172,6 +219,17 @@ class Sources:
         ]
         | None
     ) = None
+    unlabelled: (
+        Annotated[
+            Path,
+            about(
+                "Folder of images without labels, in it or in folders below it, that are learnt from through the "
+                "teacher.",
+                metavar="FOLDER",
+            ),
+        ]
+        | None
+    ) = None
     from_supernet: Annotated[Path, about("Supernet whose weights the network begins with.", metavar="PATH")] | None = (
         None
     )
@@ -179,7 +237,7 @@ class Sources:
 
     def __post_init__(self) -> None:
         check(self)
-        for name in ("teacher_checkpoint", "teacher_cache", "from_supernet", "from_model"):
+        for name in ("teacher_checkpoint", "teacher_cache", "unlabelled", "from_supernet", "from_model"):
             path = getattr(self, name)
             object.__setattr__(self, name, None if path is None else path.resolve())
         if self.from_supernet is not None and self.from_model is not None:

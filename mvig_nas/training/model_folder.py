@@ -20,6 +20,7 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, save
 from mvig_nas.image_data import Preprocessing
 from mvig_nas.network import GENERIC_NAME, MobileViG, build
+from mvig_nas.network.mobilevig import TEACHER_HEAD
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SUBFOLDER = "model"  # of a training's folder
@@ -45,7 +46,7 @@ class TrainedModel:
 
 
 def write_model(folder: Path, model: TrainedModel) -> None:
-    """Write both files, each whole or not at all, the weights first.
+    """Write both files, each whole or not at all, the weights first; a classifier for training alone is left out.
 
     Raises:
         MvigNasError: there is not a class a logit, or the folder cannot be written.
@@ -79,7 +80,11 @@ def write_model(folder: Path, model: TrainedModel) -> None:
         _OURS: {"schema": SCHEMA, "preprocessing": values.plain(images), "about": dict(model.about)},
     }
     make_folder(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(TEACHER_HEAD)
+    }
     save(folder / WEIGHTS, to_bytes(tensors, metadata={"format": "pt"}))
     save(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 

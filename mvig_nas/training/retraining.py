@@ -12,8 +12,9 @@ from torch import Tensor
 from mvig_nas import run_folder
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, read_parts, seeded
+from mvig_nas.image_data import LabelledImages, read_parts, seeded, with_unlabelled
 from mvig_nas.network import MobileViG, build
+from mvig_nas.network.mobilevig import TEACHER_HEAD
 from mvig_nas.recipes import Distillation, Execution, Plan, Recipe, Sources
 from mvig_nas.supernet import load_supernet
 from mvig_nas.training.accuracy import Accuracy, accuracies_on, shares
@@ -29,7 +30,8 @@ from mvig_nas.training.validation import Validation
 COMMAND = "retrain"
 LAST = "last"  # in a run's folder: weights of the last step, where the model's are an average
 _WEIGHTS_SEED = 3
-_CLASSIFIERS = ("head.", "head_dist.")
+_TOLD = ("kind", "share", "temperature")
+_CLASSIFIERS = ("head.", "head_dist.", TEACHER_HEAD)
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,11 @@ class RetrainRequest:
         architecture: the network's, with the resolution that it is trained at.
         data: folder with train/CLASS/*.jpg and val/CLASS/*.jpg; kept absolute.
         plan: recipe, teacher and distillation.
-        sources: where the teacher's and the first weights come from.
+        sources: where the teacher's and the first weights and images without labels come from.
         execution: how the training runs.
+
+    Raises:
+        MvigNasError: there are images without labels, and no teacher to learn them from.
     """
 
     architecture: Architecture
@@ -54,6 +59,11 @@ class RetrainRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data).absolute())
+        if self.sources.unlabelled is not None and self.plan.teacher is None:
+            raise MvigNasError(
+                "images without labels must be learnt from a teacher, got none; name one (--teacher NAME), or leave "
+                "the images out."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +102,8 @@ def retrain(
     plan, sources, execution = request.plan, request.sources, request.execution
     goes_on = run_folder.inspected(folder, COMMAND, request, execution.resume, FILE)
     images, chosen_by, val_images = read_parts(request.data, plan.recipe.hold_out)
+    if sources.unlabelled is not None:
+        images = with_unlabelled(images, sources.unlabelled)
     start, start_name = _start(sources, request.architecture, images.classes)
     process = Process.start(execution.torch_device)
     try:
@@ -202,8 +214,9 @@ def train_alone(
     """Train an architecture on images of its own resolution.
 
     Args:
-        architecture: the network's; one with a teacher has a second classifier, which learns from it.
-        images: to train on.
+        architecture: the network's; one with a teacher has a second classifier, which learns from it, as
+            `Distillation` has it.
+        images: to train on; those without a label are learnt from through the teacher.
         recipe: what to do.
         folder: of the checkpoint and the log.
         knowledge: a teacher, and weights to begin with.
@@ -214,20 +227,26 @@ def train_alone(
     """
     knowledge, execution = knowledge or Knowledge(), execution or Execution()
     teacher, distillation = knowledge.teacher, knowledge.distillation
-    stream = images_of(images, recipe, architecture.resolution, execution)
+    learns_all = teacher is not None and distillation.kind == "logits"
+    resolution = architecture.resolution
+    if teacher is not None and distillation.full_detail:
+        resolution = max(resolution, *teacher.size)
+    stream = images_of(images, recipe, resolution, execution)
     with seeded(recipe.seed, _WEIGHTS_SEED):
         network = build(
             architecture,
             len(images.classes),
-            distillation=teacher is not None,
+            distillation=teacher is not None and not learns_all and not distillation.is_alone,
             layer_scale_init=recipe.layer_scale_init,
         )
+        if teacher is not None and learns_all:
+            network.set_teacher_classes(teacher.classes, labels_reach_body=not distillation.is_alone)
     if knowledge.start is not None:
         _start_from(network, knowledge.start)
     identity: dict[str, Any] = {"architecture": architecture.to_dict()}
     ask: AskTeacher | None = None
     if teacher is not None:
-        identity |= {"teacher": teacher.to_dict(), "distillation": asdict(distillation)}
+        identity |= {"teacher": teacher.to_dict(), "distillation": _told(distillation)}
         ask = teacher
         if knowledge.teacher_cache is not None:
             ask = TeacherCache(
@@ -235,7 +254,7 @@ def train_alone(
                 knowledge.teacher_cache,
                 stream=stream,
                 recipe=recipe,
-                resolution=architecture.resolution,
+                resolution=resolution,
                 micro_batches=steps_of(stream, recipe) * recipe.micro_batches,
                 distillation=distillation,
             )
@@ -243,7 +262,14 @@ def train_alone(
     if knowledge.start_name:
         identity["labels"] = dict(knowledge.start_name)
     outcome = train(
-        ClassificationStep(network, recipe.label_smoothing, ask, distillation),
+        ClassificationStep(
+            network,
+            recipe.label_smoothing,
+            ask,
+            distillation,
+            resolution=architecture.resolution,
+            partly_labelled=images.unlabelled > 0,
+        ),
         stream,
         recipe,
         folder,
@@ -255,7 +281,15 @@ def train_alone(
     trained = Trained(cast(MobileViG, outcome.model), cast(MobileViG, outcome.last))
     for each in (trained.network, trained.last):
         each.set_distilled_training(enable=False)
+        each.set_teacher_classes(None)
     return trained
+
+
+def _told(distillation: Distillation) -> dict[str, Any]:
+    """Plain values that name what is learnt, as checkpoints before the newer entries have them."""
+    usual = asdict(Distillation())
+    entries = asdict(distillation)
+    return {name: entry for name, entry in entries.items() if name in _TOLD or entry != usual[name]}
 
 
 @torch.no_grad()

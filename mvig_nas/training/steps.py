@@ -17,7 +17,7 @@ from mvig_nas.image_data import LabelledImages, TrainingImages, resized
 from mvig_nas.network import MobileViG
 from mvig_nas.recipes import Distillation, Execution, Recipe
 from mvig_nas.supernet import Supernet
-from mvig_nas.training.losses import DISTILLATIONS, classification, teacher_loss
+from mvig_nas.training.losses import DISTILLATIONS, classification, labelled_classification, teacher_loss
 from mvig_nas.training.subnetwork_sampling import WIDTHS_OPEN, Sampling
 
 Backward = Callable[[Tensor], None]
@@ -82,10 +82,13 @@ class ClassificationStep:
     """The `Step` of a single network: cross-entropy with label smoothing, and a teacher's loss where there is one.
 
     Args:
-        network: with a second classifier where there is a teacher.
-        label_smoothing: of the labels' cross-entropy; Mixup's shares are smooth already.
-        teacher: sees the same augmented and mixed images.
+        network: with a second classifier where there is a teacher. One with a single classifier learns from the teacher
+            alone.
+        label_smoothing: of the labels' cross-entropy; Mixup's shares are smooth already, unless `partly_labelled`.
+        teacher: sees the same augmented and mixed images, before they are shrunk for the network.
         distillation: what is learnt from it.
+        resolution: side in pixels that the network sees; None for the images' own.
+        partly_labelled: whether there are images without labels, as in `labelled_classification`.
     """
 
     def __init__(
@@ -94,9 +97,14 @@ class ClassificationStep:
         label_smoothing: float,
         teacher: AskTeacher | None = None,
         distillation: Distillation | None = None,
+        *,
+        resolution: int | None = None,
+        partly_labelled: bool = False,
     ) -> None:
         self.model = network
         self.label_smoothing = label_smoothing
+        self.resolution = resolution
+        self.partly_labelled = partly_labelled
         self.teacher = teacher
         self.distillation = distillation or Distillation()
         if teacher is not None:
@@ -109,27 +117,44 @@ class ClassificationStep:
 
     def __call__(self, images: Tensor, targets: Tensor, backward: Backward, number: int = 0) -> dict[str, Tensor]:
         """The backward pass of one micro-batch."""
-        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        if self.teacher is None:
-            logits = cast(Tensor, self.model(images))
-            loss = classification(logits, targets, self.label_smoothing)
+        taught = None if self.teacher is None else self.teacher(images, number)
+        answers = self.model(images if self.resolution is None else resized(images, self.resolution))
+        if taught is None:
+            loss = self._of_labels(answers, targets)
             backward(loss)
-            return {"loss": loss.detach(), "top1": _share(logits, labels)}
-        taught = self.teacher(images, number)
-        logits, distilled = cast(tuple[Tensor, Tensor], self.model(images))
-        loss_labels = classification(logits, targets, self.label_smoothing)
+            return {"loss": loss.detach(), **self._right(targets, top1=answers)}
+        if isinstance(answers, Tensor):
+            loss = teacher_loss(answers, taught, self.distillation)
+            backward(loss)
+            right = self._right(targets, top1=answers, top1_teacher=taught)
+            return {"loss": loss.detach(), **right, "agreement": _share(answers, taught.argmax(dim=1))}
+        logits, distilled = cast(tuple[Tensor, Tensor], answers)
+        loss_labels = self._of_labels(logits, targets)
         loss_teacher = teacher_loss(distilled, taught, self.distillation)
         share = self.distillation.share
-        loss = (1 - share) * loss_labels + share * loss_teacher
+        # labels that reach one classifier alone take nothing from what the teacher has to say
+        share_labels = 1.0 if self.distillation.kind == "logits" and self.distillation.is_alone else 1 - share
+        loss = share_labels * loss_labels + share * loss_teacher
         backward(loss)
+        judged = {"top1": logits} | ({} if self.distillation.kind == "logits" else {"top1_teacher": taught})
         return {
             "loss": loss.detach(),
             "loss_labels": loss_labels.detach(),
             "loss_teacher": loss_teacher.detach(),
-            "top1": _share(logits, labels),
-            "top1_teacher": _share(taught, labels),
+            **self._right(targets, **judged),
             "agreement": _share(distilled, taught.argmax(dim=1)),
         }
+
+    def _of_labels(self, logits: Tensor, targets: Tensor) -> Tensor:
+        loss = labelled_classification if self.partly_labelled else classification
+        return loss(logits, targets, self.label_smoothing)
+
+    def _right(self, targets: Tensor, **judged: Tensor) -> dict[str, Tensor]:
+        """How often logits of our classes are right, by their names; nothing where some images have no label."""
+        if self.partly_labelled:
+            return {}
+        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        return {name: _share(logits, labels) for name, logits in judged.items()}
 
 
 def _share(logits: Tensor, labels: Tensor) -> Tensor:

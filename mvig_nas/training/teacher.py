@@ -64,6 +64,7 @@ class Teacher:
     scale: Tensor  # (3, 1, 1), with shift from our normalised values to the teacher's
     shift: Tensor
     columns: Tensor | None  # of the network's logits, for each of our classes; None for all as they are
+    classes: int  # logits that it answers with
 
     def __call__(self, images: Tensor, number: int = 0) -> Tensor:
         """Logits (B, classes), without gradient, of images (B, 3, R, R) in our normalisation, whatever their number."""
@@ -91,7 +92,7 @@ class Teacher:
 
 
 class TeacherCache:
-    """Answers of `teacher`, from disk where they are: logits in fp16 for `soft`, classes for `hard` distillation.
+    """Answers of `teacher`, from disk where they are: classes for `hard` distillation, logits in fp16 for others.
 
     What is returned is what is stored, so that a training is the same whether the cache was full or empty. Several
     processes may use it at once.
@@ -121,14 +122,14 @@ class TeacherCache:
         distillation: Distillation,
     ) -> None:
         self._ask: Callable[[Tensor], Tensor] = teacher
-        self._classes = len(stream.images.classes)
+        self._classes = teacher.classes
         self._is_hard = distillation.kind == "hard"
         entries = plain(recipe)
         about = {
             "teacher": teacher.to_dict(),
             "images": stream.images.digest,
             "resolution": resolution,
-            "kept": "classes" if self._is_hard else "logits",
+            "kept": {"hard": "classes", "soft": "logits"}.get(distillation.kind, "logits of all classes"),
             "recipe": {name: entries[name] for name in _OF_IMAGES},
         }
         text = json.dumps(about, indent=1, sort_keys=True)
@@ -169,7 +170,7 @@ class TeacherCache:
 
 def load_teacher(
     name: str,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     preprocessing: Preprocessing,
     *,
     checkpoint: Path | None = None,
@@ -181,7 +182,8 @@ def load_teacher(
     Args:
         name: as in `timm.list_models()`, with a tag such as ``.in1k`` if there are several sets of weights.
         classes: names of ours, in the order of our logits. A checkpoint with as many classes is taken to be trained on
-            the same sorted folders; of an ImageNet-1k network, classes named by WordNet ids are picked.
+            the same sorted folders; of an ImageNet-1k network, classes named by WordNet ids are picked. None for
+            all of the teacher's, whatever ours are.
         preprocessing: how the images that it will be given are normalised.
         checkpoint: weights, .safetensors or what torch.save wrote; without it timm downloads them.
         resolution: side in pixels that the network sees, its own by default.
@@ -200,7 +202,7 @@ def load_teacher(
     settings = resolve_model_data_config(network)
     size = settings["input_size"][-2:] if resolution is None else (resolution, resolution)
     outputs = _outputs(name, network, size, config.min_input_size, device)
-    columns = _columns(name, outputs, classes, is_ours=checkpoint is not None)
+    columns = None if classes is None else _columns(name, outputs, classes, is_ours=checkpoint is not None)
     std = torch.tensor(settings["std"], dtype=torch.float64)
     scale = torch.tensor(preprocessing.std, dtype=torch.float64) / std
     shift = (torch.tensor(preprocessing.mean, dtype=torch.float64) - torch.tensor(settings["mean"])) / std
@@ -212,6 +214,7 @@ def load_teacher(
         scale=scale.view(3, 1, 1).to(device, torch.float32),
         shift=shift.view(3, 1, 1).to(device, torch.float32),
         columns=None if columns is None else torch.tensor(columns, device=device),
+        classes=outputs if columns is None else len(columns),
     )
 
 
@@ -225,9 +228,10 @@ def teacher_of(
     """The teacher that a plan names, as in `load_teacher`; None where it names none."""
     if plan.teacher is None:
         return None
+    learns_all = isinstance(plan, Plan) and plan.distillation.kind == "logits"
     return load_teacher(
         plan.teacher,
-        classes,
+        None if learns_all else classes,
         preprocessing,
         checkpoint=sources.teacher_checkpoint,
         resolution=sources.teacher_resolution,
@@ -337,7 +341,8 @@ def _columns(name: str, outputs: int, classes: Sequence[str], *, is_ours: bool) 
         found = f"{outputs} for our {len(classes)}"
     raise MvigNasError(
         f"the teacher must know the classes of the images, got {found}, from {name!r}; fine-tune it on these images "
-        "and give --teacher-checkpoint FILE, or name the class folders by ImageNet-1k's WordNet ids."
+        "and give --teacher-checkpoint FILE, learn all of its classes (--distillation logits), or name the class "
+        "folders by ImageNet-1k's WordNet ids."
     )
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3, dispatch_clip_grad
@@ -32,6 +31,7 @@ from mvig_nas.training.checkpoint import (
     write_checkpoint,
 )
 from mvig_nas.training.guard import DivergedError, Guard, Rollback
+from mvig_nas.training.mixing import mix_of
 from mvig_nas.training.process import Process, freed_memory_kept, stop_requests
 from mvig_nas.training.steps import Step, Validate, steps_of
 from mvig_nas.training.training_log import VALIDATION, Log, Progress
@@ -141,7 +141,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=dtype is torch.float16)
         self.autocast = torch.autocast(process.device.type, dtype=dtype, enabled=dtype is not torch.float32)
         self.average = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        self.mixup = _mixup(recipe, len(images.images.classes))
+        self.mix = mix_of(recipe, images.images)
         self.guard = Guard()
         self.done = 0
         self.rate_scale = 1.0
@@ -302,9 +302,9 @@ class _Run:
             if self.execution.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             number = self.done * recipe.micro_batches + index
-            if self.mixup is not None:
+            if self.mix is not None:
                 with seeded(recipe.seed, _MIXUP_SEED, number):
-                    images, targets = self.mixup(images, targets)
+                    images, targets = self.mix(images, targets)
             with seeded(recipe.seed, _STEP_SEED, number), self.autocast:
                 for name, value in self.take_step(images, targets, backward, number).items():
                     sums[name] = sums[name] + value if name in sums else value
@@ -422,14 +422,3 @@ def _told(loss: float, is_finite: bool) -> str:
     if not math.isfinite(loss):
         return "its loss is not finite"
     return f"its loss is {loss:.4g}" if is_finite else "its gradients are not finite"
-
-
-def _mixup(recipe: Recipe, classes: int) -> Mixup | None:
-    if not (recipe.mixup or recipe.cutmix):
-        return None
-    return Mixup(
-        mixup_alpha=recipe.mixup,
-        cutmix_alpha=recipe.cutmix,
-        label_smoothing=recipe.label_smoothing,
-        num_classes=classes,
-    )

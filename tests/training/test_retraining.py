@@ -38,7 +38,7 @@ from mvig_nas.training.accuracy import accuracies
 from mvig_nas.training.model_folder import read_model
 from mvig_nas.training.teacher import Teacher, load_teacher
 from tests.images import write_images
-from tests.tiny_training import RECIPE, SPACE
+from tests.tiny_training import RECIPE, SPACE, tiny_knowledge
 from tests.training.test_teacher import TINY, saved
 
 ARCHITECTURE = SPACE.largest
@@ -97,7 +97,7 @@ class TestPlan:
         ("text", "message"),
         [
             ('[distillation]\nkid = "hard"\n', "no entry `kid`; did you mean 'kind'"),
-            ('[distillation]\nkind = "medium"\n', "`kind` must be one of 'hard', 'soft', got 'medium'"),
+            ('[distillation]\nkind = "medium"\n', "`kind` must be one of 'hard', 'soft', 'logits', got 'medium'"),
             ("[distillation]\nshare = 2\n", "`share` must be a number of at most 1, got 2"),
             ("[distillation]\ntemperature = 0\n", "`temperature` must be a number above 0"),
             ("repeats = 0\n", "`repeats` must be a whole number of at least 1"),
@@ -272,10 +272,12 @@ class TestTraining:
 
 
 class TestTeacherCache:
-    @pytest.mark.parametrize("kind", ["hard", "soft"])
+    @pytest.mark.parametrize("kind", ["hard", "soft", "logits"])
     def test_the_teacher_is_asked_once_for_all_trainings(
-        self, images: LabelledImages, teacher: Teacher, tmp_path: Path, kind: str
+        self, images: LabelledImages, tmp_path: Path, kind: str
     ) -> None:
+        teacher = tiny_knowledge(kind, images).teacher
+        assert teacher is not None
         asked: list[int] = []
         teacher.network.register_forward_hook(lambda *_: asked.append(1))
         recipe = replace(SHORT, mixup=0.3, micro_batch_size=6)
@@ -301,10 +303,9 @@ class TestTeacherCache:
         assert len(asked) == 2 * first + 6
         assert len(list((tmp_path / "cache").iterdir())) == 2
 
-    def test_it_learns_what_it_would_learn_without(
-        self, images: LabelledImages, teacher: Teacher, tmp_path: Path
-    ) -> None:
-        for kind, tolerance in (("hard", 0.0), ("soft", 2e-2)):
+    def test_it_learns_what_it_would_learn_without(self, images: LabelledImages, tmp_path: Path) -> None:
+        for kind, tolerance in (("hard", 0.0), ("soft", 2e-2), ("logits", 2e-2)):
+            teacher = tiny_knowledge(kind, images).teacher
             found = [
                 train_alone(
                     ARCHITECTURE, images, SHORT, tmp_path / f"{kind}{cache}",

@@ -20,7 +20,6 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split, share
 from mvig_nas.training import (
     Execution,
-    Knowledge,
     Progress,
     StopTraining,
     Trained,
@@ -32,7 +31,7 @@ from mvig_nas.training.accuracy import accuracies, shares
 from mvig_nas.training.model_folder import read_model
 from tests.images import write_images
 from tests.strategies import REPOSITORY
-from tests.tiny_training import ALONE_RECIPE, PARALLEL_RECIPE, RECIPE, SPACE, tiny_teacher
+from tests.tiny_training import ALONE_RECIPE, PARALLEL_RECIPE, RECIPE, SPACE, tiny_knowledge
 
 ARCHITECTURE = SPACE.largest
 
@@ -154,37 +153,41 @@ def test_shares_are_a_partition(data: Path) -> None:
     assert [len(share(some, rank, 3)) for rank in range(3)] == [1, 1, 0]
 
 
-def test_killed_three_times_with_a_teacher(data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.tiny_training", "killed", "taught", str(data), str(tmp_path)]
+@pytest.mark.parametrize(("kind", "head"), [("hard", "head_dist"), ("soft", "head_dist"), ("logits", "head_teacher")])
+def test_killed_three_times_with_a_teacher(kind: str, head: str, data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.tiny_training", "killed", kind, str(data), str(tmp_path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
     assert printed.split() == ["killed"] * 3
     first, second = (read_checkpoint(tmp_path / name) for name in ("killed", "whole"))
     for part in ("model", "average"):
         assert first[part].keys() == second[part].keys()
         assert all(torch.equal(tensor, second[part][name]) for name, tensor in first[part].items())
-    assert any(name.startswith("head_dist") for name in first["model"])
+    assert any(name.startswith(head) for name in first["model"])
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     best = [load_file(tmp_path / name / "best" / "model.safetensors") for name in ("killed", "whole")]
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+    assert not any(name.startswith("head_teacher") for name in best[0])
     assert not list((tmp_path / "killed").glob("*.tmp"))
 
 
-def test_two_processes_with_a_teacher_train_as_one(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["hard", "soft", "logits"])
+def test_two_processes_with_a_teacher_train_as_one(kind: str, data: Path, tmp_path: Path) -> None:
     """To the same weights as one process with the same batches: 1e-4 after 6 steps of plain gradient descent."""
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = ["-m", "tests.tiny_training", "taught", str(data)]
+    command = ["-m", "tests.tiny_training", "taught", kind, str(data)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name, start in (("two", [sys.executable, "-m", *launch]), ("one", [sys.executable])):
         subprocess.run([*start, *command, str(tmp_path / name)], check=True, cwd=REPOSITORY, capture_output=True,
                        timeout=300, env=environment)  # fmt: skip
     one, two = (read_checkpoint(tmp_path / name)["model"] for name in ("one", "two"))
-    still = train_alone(
+    train_alone(
         ARCHITECTURE,
         read_split(data, "train"),
         replace(PARALLEL_RECIPE, learning_rate=1e-12, min_learning_rate=0.0),
         tmp_path / "still",
-        knowledge=Knowledge(tiny_teacher(read_split(data, "train"))),
-    ).network.state_dict()
+        knowledge=tiny_knowledge(kind, read_split(data, "train")),
+    )
+    still = read_checkpoint(tmp_path / "still")["model"]
     moved = 0.0
     for name, tensor in one.items():
         if tensor.is_floating_point() and "running" not in name:
