@@ -14,7 +14,7 @@ RULES = ("sandwich", "uniform")
 # weights of its own is free.
 PHASES: tuple[tuple[str, ...], ...] = (
     ("resolution", "graph_step", "graph_operator", "activation"),
-    ("conv_kernel", "graph_groups"),
+    ("conv_kernel", "graph_groups", "graph_cpe", "graph_scale"),
     ("conv_depth", "graph_depth"),
     ("width", "head_width", "conv_expansion", "ffn_expansion"),
 )

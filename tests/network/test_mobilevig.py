@@ -79,9 +79,9 @@ def test_logits_equal_the_reference_code(path: Path, step: int | tuple[int, ...]
         assert np.abs(logits.numpy() - golden[f"logits_{size}"]).max() <= 1e-4
 
 
-@pytest.mark.parametrize("side", [7, 14])
-def test_an_lsgc_block_equals_the_reference_code(side: int) -> None:
-    path = SHARED / "golden" / "logvig_reference.safetensors"
+@pytest.mark.parametrize(("folder", "side"), [(FIXTURE.parent, 7), (SHARED / "golden", 14)])
+def test_an_lsgc_block_equals_the_reference_code(folder: Path, side: int) -> None:
+    path = folder / "logvig_reference.safetensors"
     if not path.exists():
         pytest.skip("the reference code's files stand beside the checkout, and not here")
     stage = Stage(24, graph_depth=1, graph_operator="lsgc", graph_step=2, graph_cpe=True, graph_scale=True)
