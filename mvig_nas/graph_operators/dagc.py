@@ -64,6 +64,6 @@ def _threshold(maps: Maps[V], x: V) -> V:
     mean = maps.reduce("reduce_mean", distance, AXES)
     deviation = maps.binary("sub", distance, mean)
     variance = maps.reduce("reduce_mean", maps.binary("mul", deviation, deviation), AXES)
-    pixels = height * width
-    unbiased = maps.with_constant("mul", variance, pixels / max(pixels - 1, 1))
-    return maps.binary("sub", mean, maps.unary("sqrt", unbiased))
+    # n / (n - 1) times the variance, in two steps: on large maps that factor is 1 in fp16, and converters drop it
+    rest = maps.with_constant("mul", variance, 1 / max(height * width - 1, 1))
+    return maps.binary("sub", mean, maps.unary("sqrt", maps.binary("add", variance, rest)))

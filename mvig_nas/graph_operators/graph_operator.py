@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 Unary = Literal["abs", "relu", "rsqrt", "sign", "sqrt"]
-Binary = Literal["maximum", "minimum", "mul", "real_div", "sub"]
+Binary = Literal["add", "maximum", "minimum", "mul", "real_div", "sub"]
 Reduction = Literal["reduce_max", "reduce_mean", "reduce_sum"]
 AXES = (2, 3)  # height, width
 

@@ -10,6 +10,7 @@ from mvig_nas.graph_operators import GraphOperator
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": torch.abs,
+    "add": torch.add,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "mul": torch.mul,

@@ -24,7 +24,7 @@ from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, read_split, seeded, training_transform
-from mvig_nas.search_space import SearchSpace
+from mvig_nas.search_space import PARAMETER_NAMES, SearchSpace
 from mvig_nas.supernet import Supernet, load_supernet
 from mvig_nas.training import (
     PHASES,
@@ -143,7 +143,7 @@ class TestSampling:
 
     def test_phases_name_every_parameter_once(self) -> None:
         named = [name for names in PHASES for name in names]
-        known = {key.rpartition(".")[2] for key in TOY.choices}
+        known = {key.rpartition(".")[2] for key in PARAMETER_NAMES}
         assert sorted(named) == sorted(known)
 
     def test_not_progressive_is_the_last_phase_throughout(self) -> None:
