@@ -19,7 +19,7 @@ from mvig_nas.graph_operators import OPERATORS, GraphOperator
 SCHEMA = 1
 STAGES = 4
 
-ACTIVATIONS = ("relu", "gelu", "hard_swish", "silu")
+ACTIVATIONS = ("relu", "relu6", "gelu", "hard_swish", "silu")
 GRAPH_OPERATORS = tuple(OPERATORS)
 CPE_KERNEL = 7  # pixels, of the depthwise convolution that encodes positions
 

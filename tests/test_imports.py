@@ -42,6 +42,7 @@ ORDER = (
     "measure",
     "ranking",
     "report",
+    "experiments",
     "pipeline",
     "cli",
     "__main__",

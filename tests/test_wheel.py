@@ -24,9 +24,11 @@ def test_the_wheel_holds_code_spaces_and_predictors(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mvig_nas"}
-    assert {name for name in names if "_shipped/search_spaces" in name} == {
-        f"mvig_nas/_shipped/search_spaces/{name}.toml" for name in ("micro", "mobilevig", "mobilevig-ti", "toy")
-    }
+    spaces = {name.partition("_shipped/search_spaces/")[2] for name in names if "_shipped/search_spaces" in name}
+    experiments = {f"experiments/{path.name}" for path in (REPOSITORY / "search_spaces/experiments").glob("*.toml")}
+    assert spaces - experiments == {f"{name}.toml" for name in ("micro", "mobilevig", "mobilevig-ti", "toy")}
+    assert len(experiments) >= 5
+    assert experiments <= spaces
     assert "mvig_nas/recipes/small.toml" in names
     pages = {path.name for path in (REPOSITORY / "docs").glob("*.md")}
     assert {name.rpartition("/")[2] for name in names if "_shipped/docs" in name} == pages

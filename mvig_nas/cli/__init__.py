@@ -19,6 +19,7 @@ COMMANDS = {
     "finalists": ("mvig_nas.cli.finalists", "Train the best networks of a search briefly, and pick by top-1."),
     "retrain": ("mvig_nas.cli.retrain", "Train one network by itself, with a teacher."),
     "evaluate": ("mvig_nas.cli.evaluate", "Measure the accuracy of a trained network or a package."),
+    "ablate": ("mvig_nas.cli.ablate", "Run an experiment: what each change to a network costs and gains."),
     "describe": ("mvig_nas.cli.describe", "Show where a network's parameters, MACs and milliseconds go."),
     "spaces": ("mvig_nas.cli.listing", "List the search spaces that ship."),
     "devices": ("mvig_nas.cli.listing", "List the phones that have a latency predictor, with its error."),

@@ -40,6 +40,10 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x
 
 
+def clip(x: Tensor, *, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
+    return x.clamp(float(alpha), float(beta))
+
+
 def concat(values: Sequence[Tensor], axis: int, interleave: bool = False) -> Tensor:
     _only(interleave=(interleave, False))
     return torch.cat(list(values), dim=axis)
@@ -164,6 +168,7 @@ KINDS: Mapping[str, Callable[..., Any]] = {
     "batch_norm": batch_norm,
     "cast": cast,
     "classify": classify,
+    "clip": clip,
     "concat": concat,
     "conv": conv,
     "gather_along_axis": gather_along_axis,

@@ -20,6 +20,7 @@ from mvig_nas.recipes import Preprocessing
 from mvig_nas.values import about, check
 
 CONV_KINDS = ("conv", "conv_transpose")
+PROGRAM_KINDS = {"relu6": "clip"}  # of kernels, where a program calls them otherwise
 FP16 = "fp16"
 METADATA_PREFIX = "mvig_nas."
 PREPROCESSING = "preprocessing"  # entry of a package's metadata: how its images were cropped

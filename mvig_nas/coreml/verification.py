@@ -25,6 +25,7 @@ from mvig_nas.coreml.package import (
     PIXEL_MAXIMUM,
     PREPROCESSING,
     PROBABILITIES_NAME,
+    PROGRAM_KINDS,
     Operation,
     SavedProgram,
     applied_normalisation,
@@ -155,7 +156,15 @@ def _check_operations(
 ) -> int:
     listed = kernels.of(architecture, "exported", num_classes)
     expected: list[_Key] = [
-        (each.kind, each.shape, each.kernel_size, each.stride, each.groups, each.bytes_weights) for each in listed
+        (
+            PROGRAM_KINDS.get(each.kind, each.kind),
+            each.shape,
+            each.kernel_size,
+            each.stride,
+            each.groups,
+            each.bytes_weights,
+        )
+        for each in listed
     ]
     side = architecture.resolution
     if is_image:

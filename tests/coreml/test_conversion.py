@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mvig_nas import coreml, kernels
-from mvig_nas.architecture import PRESETS, Architecture, Stage
+from mvig_nas.architecture import ACTIVATIONS, PRESETS, Architecture, Stage
 from mvig_nas.coreml import ExportOptions, tools
 from mvig_nas.coreml.package import SavedProgram, content_sha256
 from mvig_nas.coreml.package import applied_normalisation as normalisation
@@ -159,6 +159,16 @@ class TestAgreementWithKernelLists:
             Stage(12),
         )
         self.check(Architecture(stages, 16, 96), tmp_path / "family.mlpackage")
+
+    @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name not in ("relu", "gelu")])
+    def test_of_every_activation(self, activation: str, tmp_path: Path) -> None:
+        stages = (
+            Stage(8, conv_depth=1, conv_expansion=2, activation=activation),
+            Stage(8, activation=activation),
+            Stage(8, graph_depth=1, ffn_expansion=2, graph_step=1, activation=activation),
+            Stage(8, activation=activation),
+        )
+        self.check(Architecture(stages, 16, 32), tmp_path / "activation.mlpackage")
 
     @pytest.mark.parametrize("target", ["iOS16", pytest.param("iOS17", marks=pytest.mark.slow), "iOS18"])
     def test_of_every_choice(self, target: str, tmp_path: Path) -> None:

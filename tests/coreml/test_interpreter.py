@@ -88,7 +88,7 @@ class TestExecute:
         assert found["classLabel"] == LABELS[int(probabilities.argmax())]
 
     def test_every_kind_is_one_that_packages_hold(self, saved: Path, labelled: Path, tmp_path: Path) -> None:
-        masked = Stage(8, graph_depth=1, graph_operator="dagc", ffn_expansion=2)
+        masked = Stage(8, graph_depth=1, graph_operator="dagc", ffn_expansion=2, activation="relu6")
         network = coreml.untrained(Architecture((masked, *(Stage(8),) * 3), 8, 32), CLASSES)
         path = coreml.export(network, tmp_path / "masked.mlpackage", weights="untrained")
         found = {node.type for path in (saved, labelled, path) for node in SavedProgram(path).nodes}

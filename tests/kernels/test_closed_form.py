@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvig_nas.architecture import PRESETS, Architecture, Stage, preset
+from mvig_nas.architecture import ACTIVATIONS, PRESETS, Architecture, Stage, preset
 from mvig_nas.kernels import FORMS, NETWORK_INPUT, Form, Kernel, of, peak_activation_bytes, sections, totals, trace
 from mvig_nas.network import build, for_inference
 from mvig_nas.search_space import SearchSpace
@@ -34,6 +34,19 @@ def test_equals_the_trace_in_the_toy_space(form: Form, architecture: Architectur
 @given(architecture=architectures(FAMILY))
 @settings(max_examples=15, deadline=None)
 def test_equals_the_trace_of_every_operator(form: Form, architecture: Architecture) -> None:
+    assert of(architecture, form) == traced(architecture, form)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("form", FORMS)
+def test_equals_the_trace_of_every_activation(activation: str, form: Form) -> None:
+    stages = (
+        Stage(8, conv_depth=1, activation=activation),
+        Stage(8, activation=activation),
+        Stage(12, graph_depth=1, graph_step=1, activation=activation),
+        Stage(12, conv_depth=1, activation=activation),
+    )
+    architecture = Architecture(stages, head_width=16, resolution=64)
     assert of(architecture, form) == traced(architecture, form)
 
 

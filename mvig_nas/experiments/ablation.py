@@ -1,0 +1,268 @@
+"""Running an experiment: everything that could refuse it comes first, then costs, host latencies and trainings."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mvig_nas import run_folder, values
+from mvig_nas.experiments.ablate_request import AblateRequest
+from mvig_nas.experiments.costs import Costs, costs_of
+from mvig_nas.experiments.experiment import Cell, Experiment, cells_of
+from mvig_nas.experiments.host_latency import HostLatency, host_latencies, operators_alone
+from mvig_nas.experiments.intervals import Estimate, mean_estimate
+from mvig_nas.experiments.matching import matched_cells
+from mvig_nas.files import save
+from mvig_nas.finalists.request import short_recipe
+from mvig_nas.image_data import check_same_classes, read_split
+from mvig_nas.latency import ArchitectureLatency
+from mvig_nas.ranking.stand_alone_training import StandAlonePlan, stand_alone
+from mvig_nas.recipes import Execution
+from mvig_nas.training import Progress
+
+COMMAND = "ablate"
+CELLS, SUMMARY, HOST_LOG, OPERATORS_FILE, TRAININGS = (
+    "cells.json", "summary.json", "host.jsonl", "operators.json", "trainings",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AblationProgress:
+    """Where an experiment stands: `done` of `total` parts of a step, and what it does now."""
+
+    step: str
+    done: int
+    total: int
+    text: str = ""
+
+
+OnProgress = Callable[[AblationProgress], None]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What is known of a cell: its costs, its latency on this computer, and the top-1 of each seed (fractions)."""
+
+    cell: Cell
+    costs: Costs
+    host: HostLatency | None = None
+    top1: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What an experiment found; cells stand in their order.
+
+    Attributes:
+        experiment: that was run.
+        device: phone of the predicted latencies.
+        results: of every cell.
+        operators: graph operators alone, see `operators_alone`.
+        seconds: that this run took.
+    """
+
+    experiment: Experiment
+    device: str
+    results: tuple[CellResult, ...]
+    operators: tuple[dict[str, Any], ...]
+    seconds: float
+
+    @property
+    def reference(self) -> CellResult | None:
+        """The cell that the others are compared with; None where only operators are measured."""
+        return next((each for each in self.results if each.cell.name == self.experiment.reference_name), None)
+
+    def top1_difference(self, result: CellResult) -> Estimate | None:
+        """Top-1 less the reference's, over pairs of one seed; None unless both were trained with the same seeds."""
+        reference = self.reference
+        if reference is None or not result.top1 or len(result.top1) != len(reference.top1):
+            return None
+        return mean_estimate([own - other for own, other in zip(result.top1, reference.top1, strict=True)])
+
+    def host_ratio(self, result: CellResult) -> Estimate | None:
+        """How many times the reference's time this cell takes on this computer, over pairs of one round."""
+        reference = self.reference
+        if reference is None or reference.host is None or result.host is None:
+            return None
+        return result.host.ratio_to(reference.host)
+
+    @property
+    def findings(self) -> list[str]:
+        """One sentence for each comparison with the reference, and for each operator alone, with its 95 % interval."""
+        found = []
+        for result in self.results:
+            name, ratio, difference = result.cell.name, self.host_ratio(result), self.top1_difference(result)
+            if result is self.reference:
+                continue
+            other = self.experiment.reference_name
+            if difference is not None:
+                found.append(
+                    f"Top-1 of {name!r} is {difference.scaled(100).shown(1, sign=True)} points from that of {other!r}, "
+                    f"over {len(result.top1)} seeds."
+                )
+            if ratio is not None:
+                found.append(f"On this computer {name!r} takes {ratio.shown(2)} times as long as {other!r}.")
+        for row in self.operators:
+            exponent = Estimate(**row["time_exponent"])
+            found.append(
+                f"Alone, {row['operator']} takes time on this computer that grows with the number of pixels to the "
+                f"power of {exponent.shown(2)}, on maps of {row['maps'][0]} to {row['maps'][-1]} pixels a side."
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; accuracies are fractions, latencies milliseconds."""
+        return {
+            "schema": 1,
+            "name": self.experiment.name,
+            "question": self.experiment.question,
+            "device": self.device,
+            "reference": self.experiment.reference_name if self.results else None,
+            "cells": [self._row(each) for each in self.results],
+            "operators": list(self.operators),
+            "findings": self.findings,
+            "versions": {name: version(name) for name in ("mvig-nas", "torch", "timm")},
+            "seconds": self.seconds,
+        }
+
+    def _row(self, result: CellResult) -> dict[str, Any]:
+        cell, ratio, difference = result.cell, self.host_ratio(result), self.top1_difference(result)
+        costs = values.plain(result.costs)
+        return {
+            "name": cell.name,
+            "fingerprint": cell.architecture.fingerprint,
+            "widths": list(cell.widths),
+            "widths_before": list(cell.widths_before),
+            "matched": cell.matched,
+            "top1": list(result.top1),
+            "top1_mean": mean_estimate(result.top1).to_dict() if result.top1 else None,
+            "top1_difference": None if difference is None else difference.to_dict(),
+            "host_ms": None if result.host is None else result.host.ms.value,
+            "host_interval_ms": None if result.host is None else [result.host.ms.low, result.host.ms.high],
+            "host_ratio": None if ratio is None else ratio.to_dict(),
+            **costs,
+            "architecture": cell.architecture.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment that nothing refused: its matched cells, the predictor, and how cells are trained, if they are."""
+
+    cells: tuple[Cell, ...]
+    latency: ArchitectureLatency
+    training: StandAlonePlan | None
+
+
+def prepare(request: AblateRequest) -> Prepared:
+    """Find everything that would end an experiment before anything runs: cells, matches, predictor, plan, images.
+
+    Args:
+        request: what is asked for.
+
+    Raises:
+        MvigNasError: a cell is no architecture or not of the experiment's space, or cannot be matched; the predictor,
+            the plan or the images cannot be read.
+    """
+    experiment = request.experiment
+    latency = ArchitectureLatency.load(request.device_name)
+    training = _training(request) if request.is_training else None
+    return Prepared(matched_cells(experiment, cells_of(experiment), latency), latency, training)
+
+
+def ablate(
+    request: AblateRequest, folder: Path, *, resume: bool = False, on_progress: OnProgress | None = None
+) -> Ablation:
+    """Run an experiment, cell by cell; what is done stays done.
+
+    Args:
+        request: what is asked for; it is kept in the folder.
+        folder: of the run. `summary.json` is there after the costs, and again after every cell that was trained.
+        resume: go on with the run in the folder.
+        on_progress: called as the work goes on.
+
+    Raises:
+        MvigNasError: as `prepare`; the folder holds a run and `resume` is not set, or a run that was asked for
+            something else.
+        StopTraining: a signal asked to stop; all is saved.
+    """
+    began = time.monotonic()
+    told = on_progress or _silent
+    prepared = prepare(request)
+    with run_folder.entered(folder, COMMAND, request, resume, CELLS):
+        rows = [{"name": each.name, "widths": each.widths, "matched": each.matched} for each in prepared.cells]
+        save(folder / CELLS, json.dumps(rows, indent=1) + "\n")
+    architectures = [cell.architecture for cell in prepared.cells]
+    costs = costs_of(architectures, prepared.latency)
+    hosts: dict[str, HostLatency] = {}
+    operators: list[dict[str, Any]] = []
+    if request.host:
+        operators = _operators(request.experiment, folder, told)
+        if architectures:
+            hosts = host_latencies(
+                architectures,
+                folder / HOST_LOG,
+                lambda state: told(AblationProgress("host latency", state.done, state.total, state.now)),
+            )
+    results = [
+        CellResult(cell, cost, hosts.get(cell.architecture.fingerprint))
+        for cell, cost in zip(prepared.cells, costs, strict=True)
+    ]
+
+    def summarised() -> Ablation:
+        found = Ablation(
+            request.experiment, request.device_name, tuple(results), tuple(operators), time.monotonic() - began
+        )
+        save(folder / SUMMARY, json.dumps(found.to_dict(), indent=1) + "\n")
+        return found
+
+    found = summarised()
+    for index, result in enumerate(results if prepared.training is not None else ()):
+        assert prepared.training is not None
+        top1 = _trained(result.cell, prepared.training, folder, _told_of(told, index, len(results), result.cell.name))
+        results[index] = CellResult(result.cell, result.costs, result.host, top1)
+        found = summarised()
+    return found
+
+
+def _training(request: AblateRequest) -> StandAlonePlan:
+    experiment = request.experiment
+    assert request.data is not None
+    assert experiment.plan is not None
+    train_images, val_images = read_split(request.data, "train"), read_split(request.data, "val")
+    check_same_classes(train_images, val_images)
+    recipe = short_recipe(experiment.plan, request.epochs or experiment.epochs, 0, len(train_images))
+    execution = Execution(torch_device=request.torch_device, workers=request.workers, validate_every=0)
+    return StandAlonePlan(train_images, val_images, recipe, tuple(range(request.seeds or experiment.seeds)), execution)
+
+
+def _operators(experiment: Experiment, folder: Path, told: OnProgress) -> list[dict[str, Any]]:
+    if experiment.operator is None:
+        return []
+    path = folder / OPERATORS_FILE
+    if not path.is_file():
+        told(AblationProgress("operators", 0, 1, "alone"))
+        save(path, json.dumps(operators_alone(experiment.operator), indent=1) + "\n")
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _trained(
+    cell: Cell, plan: StandAlonePlan, folder: Path, on_progress: Callable[[int, Progress], None]
+) -> tuple[float, ...]:
+    """Top-1 of the cell with every seed; trainings that are done are read back."""
+    done = stand_alone([cell.architecture], plan, folder / TRAININGS, on_progress=on_progress)
+    return tuple(each.accuracy for each in done)
+
+
+def _told_of(told: OnProgress, index: int, total: int, name: str) -> Callable[[int, Progress], None]:
+    return lambda seed, progress: told(
+        AblationProgress("training", index, total, f"{name}, seed {seed}, step {progress.step} of {progress.steps}")
+    )
+
+
+def _silent(_: AblationProgress) -> None:
+    """Tell nobody."""

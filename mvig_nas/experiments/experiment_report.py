@@ -1,0 +1,216 @@
+"""The page and the plot of an experiment."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from mvig_nas.experiments.ablation import Ablation, CellResult
+from mvig_nas.experiments.intervals import Estimate, mean_estimate
+from mvig_nas.files import save
+from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, png
+from mvig_nas.report.html import document, image, table
+
+REPORT, PLOT = "report.html", "cells.png"
+
+
+def write_experiment(found: Ablation, folder: Path, command: str) -> None:
+    """Write `report.html` and `cells.png` into the run's folder.
+
+    Args:
+        found: what the experiment found.
+        folder: of the run.
+        command: the command line that made it.
+
+    Raises:
+        MvigNasError: the folder cannot be written.
+    """
+    pictures = {"Cells": cells_png(found)} if found.results else {}
+    if found.operators:
+        pictures["Operators alone"] = operators_png(found.operators)
+    if "Cells" in pictures:
+        save(folder / PLOT, pictures["Cells"])
+    if "Operators alone" in pictures:
+        save(folder / "operators.png", pictures["Operators alone"])
+    save(folder / REPORT, experiment_page(found, pictures, command))
+
+
+def columns_of(found: Ablation) -> list[str]:
+    """Titles of the columns of `row_of`, without those that the experiment has no values for."""
+    return ["cell", *(title for title, cells in _columns(found).items() if any(cells))]
+
+
+def row_of(found: Ablation, result: CellResult) -> list[str]:
+    """One cell as people read it, in the order of `columns_of`."""
+    index = found.results.index(result)
+    return [result.cell.name, *(cells[index] or "-" for cells in _columns(found).values() if any(cells))]
+
+
+def operator_rows(found: Ablation) -> list[list[str]]:
+    """Operators alone: name, exponent of time, exponent of memory, then milliseconds by map."""
+    return [
+        [
+            row["operator"],
+            Estimate(**row["time_exponent"]).shown(2),
+            f"{row['memory_exponent']:.2f}",
+            ", ".join(f"{kind} {count}" for kind, count in row["leaving"].items()) or "none",
+            *(f"{each['value']:.3g}" for each in row["host_ms"]),
+        ]
+        for row in found.operators
+    ]
+
+
+def operator_columns(found: Ablation) -> list[str]:
+    """Titles of the columns of `operator_rows`."""
+    maps = found.operators[0]["maps"]
+    return [
+        "operator",
+        "time ~ pixels^",
+        "memory ~ pixels^",
+        "leave the NE",
+        *(f"ms at {size}×{size}" for size in maps),
+    ]
+
+
+def experiment_page(found: Ablation, pictures: Mapping[str, bytes], command: str) -> str:
+    """The report of an experiment as one HTML page.
+
+    Args:
+        found: what the experiment found.
+        pictures: PNG bytes by title.
+        command: the command line that made it.
+    """
+    parts = [
+        f"<h1>{escape(found.experiment.name)}</h1>",
+        f"<p>{escape(found.experiment.question)}</p>",
+        f"<p class=note>Latencies are predicted for {escape(found.device)} at batch 1, not measured there. Intervals "
+        "are of 95 %, those of predictions of 80 %.</p>",
+    ]
+    if found.findings:
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.findings)
+        parts.append(f"<h2>Findings</h2><ul>{items}</ul>")
+    if found.results:
+        rows = [("winner" if each is found.reference else "", row_of(found, each)) for each in found.results]
+        parts += ["<h2>Cells</h2>", table(columns_of(found), rows)]
+        parts.append(f"<p class=note>All are compared with {escape(found.experiment.reference_name)}.</p>")
+        parts += [f"<p class=note>{escape(note)}</p>" for note in outside_notes(found)]
+        parts += _connectivity(found.results)
+    if found.operators:
+        rows = [("", row) for row in operator_rows(found)]
+        parts += ["<h2>Operators alone</h2>", table(operator_columns(found), rows)]
+    parts += [image(title, picture) for title, picture in pictures.items()]
+    parts.append(f"<h2>How it was made</h2><p><code>{escape(command)}</code></p>")
+    versions = ", ".join(f"{name} {number}" for name, number in found.to_dict()["versions"].items())
+    parts.append(f"<p class=note>{escape(versions)}</p>")
+    return document(f"mvig-nas: {found.experiment.name}", parts)
+
+
+def outside_notes(found: Ablation) -> list[str]:
+    """What of the predictions rests on no measurement, a line for each cell that does."""
+    return [
+        f"The prediction of {each.cell.name!r} rests on no measurement: {'; '.join(each.costs.outside)}."
+        for each in found.results
+        if each.costs.outside
+    ]
+
+
+def cells_png(found: Ablation) -> bytes:
+    """Top-1 against predicted latency where cells were trained, else predicted latency by cell; with intervals."""
+    if any(each.top1 for each in found.results):
+        return _top1_png(found)
+    figure, axes = figure_axes(f"predicted latency on {found.device} (ms)", "", height=1.4 + 0.3 * len(found.results))
+    for position, each in enumerate(reversed(found.results)):
+        low, high = each.costs.interval_ms
+        color = ACCENT if each is found.reference else BAND
+        axes.hlines(position, low, high, color=MUTED, linewidth=3)
+        axes.scatter([each.costs.predicted_ms], [position], color=color, zorder=3)
+    axes.set_yticks(range(len(found.results)), [each.cell.name for each in reversed(found.results)])
+    return png(figure)
+
+
+def operators_png(operators: Sequence[Mapping[str, Any]]) -> bytes:
+    """Host milliseconds of operators alone against the number of pixels, on logarithmic axes."""
+    figure, axes = figure_axes("pixels of the map", "milliseconds on this computer, one thread")
+    for row, color in zip(operators, (BAND, ACCENT, INK, MUTED, "#edae49", "#8d6a9f"), strict=False):
+        values = [each["value"] for each in row["host_ms"]]
+        axes.plot([size**2 for size in row["maps"]], values, marker="o", color=color, label=row["operator"])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.legend(fontsize=8, frameon=False)
+    return png(figure)
+
+
+def _top1_png(found: Ablation) -> bytes:
+    figure, axes = figure_axes(f"predicted latency on {found.device} (ms)", "top-1 (%)")
+    for each in found.results:
+        if not each.top1:
+            continue
+        estimate = mean_estimate(each.top1).scaled(100)
+        color = ACCENT if each is found.reference else BAND
+        if estimate.low is not None and estimate.high is not None:
+            axes.vlines(each.costs.predicted_ms, estimate.low, estimate.high, color=MUTED)
+        axes.scatter([each.costs.predicted_ms], [estimate.value], color=color, zorder=3)
+        axes.annotate(
+            each.cell.name,
+            (each.costs.predicted_ms, estimate.value),
+            textcoords="offset points",
+            xytext=(5, 4),
+            fontsize=7,
+            color=INK,
+        )
+    return png(figure)
+
+
+def _columns(found: Ablation) -> dict[str, list[str]]:
+    results = found.results
+    ratios = [found.host_ratio(each) for each in results]
+    differences = [found.top1_difference(each) for each in results]
+    return {
+        "widths adjusted": [each.cell.adjustment for each in results],
+        "matched to": ["" if each.cell.matched is None else f"{each.cell.matched - 1:+.1%}" for each in results],
+        "predicted ms": [
+            f"{each.costs.predicted_ms:.3f} ({each.costs.interval_ms[0]:.2f}-{each.costs.interval_ms[1]:.2f})"
+            + "*" * bool(each.costs.outside)
+            for each in results
+        ],
+        "as loop ms": ["" if each.costs.loop_ms is None else f"{each.costs.loop_ms:.3f}" for each in results],
+        "host ms": ["" if each.host is None else f"{each.host.ms.value:.2f}" for each in results],
+        "host ratio": ["" if each is None else each.shown(2) for each in ratios],
+        "MMACs": [f"{each.costs.macs / 1e6:.1f}" for each in results],
+        "M parameters": [f"{each.costs.parameters / 1e6:.2f}" for each in results],
+        "peak kB": [f"{each.costs.peak_activation_bytes / 1e3:.0f}" for each in results],
+        "operations": [str(sum(each.costs.operations.values())) for each in results],
+        "leave the NE": [str(sum(each.costs.leaving.values()) or "") for each in results],
+        "reached": [_reached(each) for each in results],
+        "top-1 %": ["" if not each.top1 else mean_estimate(each.top1).scaled(100).shown(1) for each in results],
+        "points": [
+            "" if each is None or result is found.reference else each.scaled(100).shown(1, sign=True)
+            for each, result in zip(differences, results, strict=True)
+        ],
+    }
+
+
+def _reached(result: CellResult) -> str:
+    """Shares of pixels that one block and two blocks reach, in the stages that have graph blocks."""
+    shown = [
+        f"{each['one_block']:.0%}/{each['two_blocks']:.0%}"
+        for each in result.costs.connectivity
+        if each["one_block"] is not None
+    ]
+    return " ".join(shown)
+
+
+def _connectivity(results: Sequence[CellResult]) -> list[str]:
+    rows = []
+    for result in results:
+        for each in result.costs.connectivity:
+            shares = ["-" if each[name] is None else f"{each[name]:.1%}" for name in ("one_block", "two_blocks")]
+            step = "-" if each["step"] is None else str(each["step"])
+            size = f"{each['size']}×{each['size']}"
+            cells = [result.cell.name, str(each["stage"]), size, str(each["operator"]), step, str(each["links"])]
+            rows.append(("", [*cells, *shares]))
+    if not rows:
+        return []
+    columns = ["cell", "stage", "map", "operator", "K", "links", "after one block", "after two blocks"]
+    note = "<p class=note>Share of the map's pixels that a pixel hears of through links alone.</p>"
+    return ["<h2>Connectivity</h2>", table(columns, rows), note]
