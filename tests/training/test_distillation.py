@@ -20,6 +20,7 @@ from mvig_nas.cli import cli
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, hold_out, read_split, subset, with_unlabelled
 from mvig_nas.network import build, for_inference
+from mvig_nas.recipes import load_plan
 from mvig_nas.supernet import Supernet
 from mvig_nas.training import (
     ClassificationStep,
@@ -30,6 +31,7 @@ from mvig_nas.training import (
     RetrainRequest,
     Sources,
     read_checkpoint,
+    retrain,
     teacher_loss,
     train_alone,
 )
@@ -374,3 +376,24 @@ def _unlabelled(folder: Path, home: Path, nested: bool) -> Path:
         target.mkdir(exist_ok=True)
         shutil.copy(path, target / f"{number}{path.suffix}")
     return more
+
+
+class TestPlans:
+    def test_patient_learns_from_the_teacher_alone(self) -> None:
+        plan = load_plan("patient")
+        assert (plan.recipe.mixup, plan.recipe.epochs, plan.recipe.min_learning_rate) == (1.0, 300, 0.0)
+        assert plan.distillation == Distillation("logits", 1.0, 2.0, "kl", full_detail=True)
+        assert plan.teacher is not None
+
+    def test_small_data_learns_from_both(self) -> None:
+        plan = load_plan("small-data")
+        assert plan.distillation == Distillation("logits", 0.67, 1.0, "dist", full_detail=True)
+        assert plan.teacher is not None
+
+    @pytest.mark.parametrize("name", ["patient", "small-data"])
+    def test_they_run(self, name: str, folder: Path, tmp_path: Path) -> None:
+        taught = {"teacher": TINY}
+        plan = load_plan(name, {"epochs": 2, "warmup_epochs": 1, "batch_size": 12}, taught)
+        sources = Sources(saved(tmp_path, classes=1000)[0], 64)
+        done = retrain(RetrainRequest(ARCHITECTURE, folder, plan, sources), tmp_path / "run")
+        assert done.network.state_dict().keys() == build(ARCHITECTURE, 3, distillation=False).state_dict().keys()
