@@ -2,15 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mvig_nas import run_folder, values
+from mvig_nas.architecture import Architecture
 from mvig_nas.experiments.ablate_request import AblateRequest
 from mvig_nas.experiments.costs import Costs, costs_of
+from mvig_nas.experiments.disturbances import disturbed_top1
 from mvig_nas.experiments.experiment import Cell, Experiment, cells_of
 from mvig_nas.experiments.host_latency import HostLatency, host_latencies, operators_alone
 from mvig_nas.experiments.intervals import Estimate, mean_estimate
@@ -44,12 +46,21 @@ OnProgress = Callable[[AblationProgress], None]
 
 @dataclass(frozen=True)
 class CellResult:
-    """What is known of a cell: its costs, its latency on this computer, and the top-1 of each seed (fractions)."""
+    """What is known of a cell: its costs, its latency on this computer, and the top-1 of each seed (fractions).
+
+    `disturbed` holds top-1 on disturbed images by the name of the disturbance.
+    """
 
     cell: Cell
     costs: Costs
     host: HostLatency | None = None
     top1: tuple[float, ...] = ()
+    disturbed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def lost(self, disturbance: str) -> Estimate:
+        """Top-1 on disturbed images less that on whole ones, over pairs of one seed."""
+        pairs = zip(self.disturbed[disturbance], self.top1, strict=True)
+        return mean_estimate([moved - whole for moved, whole in pairs])
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,12 @@ class Ablation:
                 )
             if ratio is not None:
                 found.append(f"On this computer {name!r} takes {ratio.shown(2)} times as long as {other!r}.")
+        for result in self.results:
+            for name in result.disturbed:
+                found.append(
+                    f"On images under {name!r}, top-1 of {result.cell.name!r} is "
+                    f"{result.lost(name).scaled(100).shown(1, sign=True)} points from that on whole images."
+                )
         for row in self.operators:
             exponent = Estimate(**row["time_exponent"])
             found.append(
@@ -139,6 +156,7 @@ class Ablation:
             "matched": cell.matched,
             "top1": list(result.top1),
             "top1_mean": mean_estimate(result.top1).to_dict() if result.top1 else None,
+            "disturbed": {name: list(each) for name, each in result.disturbed.items()},
             "top1_difference": None if difference is None else difference.to_dict(),
             "host_ms": None if result.host is None else result.host.ms.value,
             "host_interval_ms": None if result.host is None else [result.host.ms.low, result.host.ms.high],
@@ -221,9 +239,14 @@ def ablate(
 
     found = summarised()
     for index, result in enumerate(results if prepared.training is not None else ()):
-        assert prepared.training is not None
-        top1 = _trained(result.cell, prepared.training, folder, _told_of(told, index, len(results), result.cell.name))
-        results[index] = CellResult(result.cell, result.costs, result.host, top1)
+        plan = prepared.training
+        assert plan is not None
+        top1 = _trained(result.cell, plan, folder, _told_of(told, index, len(results), result.cell.name))
+        disturbed = {
+            name: tuple(_disturbed(result.cell.architecture, plan, folder, name))
+            for name in request.experiment.disturbances
+        }
+        results[index] = CellResult(result.cell, result.costs, result.host, top1, disturbed)
         found = summarised()
     return found
 
@@ -256,6 +279,12 @@ def _trained(
     """Top-1 of the cell with every seed; trainings that are done are read back."""
     done = stand_alone([cell.architecture], plan, folder / TRAININGS, on_progress=on_progress)
     return tuple(each.accuracy for each in done)
+
+
+def _disturbed(architecture: Architecture, plan: StandAlonePlan, folder: Path, name: str) -> Iterator[float]:
+    for seed in plan.seeds:
+        own = folder / TRAININGS / f"{architecture.fingerprint}-seed{seed}"
+        yield disturbed_top1(own, architecture, plan, name)
 
 
 def _told_of(told: OnProgress, index: int, total: int, name: str) -> Callable[[int, Progress], None]:

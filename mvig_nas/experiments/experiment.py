@@ -6,6 +6,7 @@ multiplied by and then rounded to multiples of 4. What one change sets for one s
 several. `docs/experiments.md` shows a file.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -26,6 +27,7 @@ _FOLDER = "experiments"
 _ROUNDED_TO = 4  # channels, where widths are multiplied
 _NUMBERED = {f"stage{number}": (number,) for number in range(1, STAGES + 1)}
 _STAGE_FIELDS = tuple(each.name for each in fields(Stage))
+_DISTURBANCE = re.compile(r"(shift|shuffle) ([1-9]\d*)")
 
 Change = dict[str, int | float | str | bool]  # what is set, and to which value
 
@@ -69,6 +71,7 @@ class Experiment:
         reference: name of the cell that all others are compared with and matched to; the first if it is None.
         unmatched: names of cells whose widths stay as they are where the others are matched.
         operator: graph operators that are measured alone, too; None for none.
+        disturbances: of the validation images, on which the trained cells are asked once more: `shift N`, `shuffle N`.
 
     Raises:
         MvigNasError: a value is out of range, there is no cell, or a name is of no cell.
@@ -89,9 +92,12 @@ class Experiment:
     epochs: Annotated[int, about("Epochs of each training; the plan's if missing.", ge=1)] | None = None
     seeds: Annotated[int, about("Trainings of each cell.", ge=1)] = 3
     operator: OperatorAlone | None = None
+    disturbances: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(self)
+        for each in self.disturbances:
+            check_disturbance(each)
         if not self.question.strip():
             raise MvigNasError(f"experiment {self.name!r} must have a `question`, got none; write the sentence.")
         for axis, levels in self.axes.items():
@@ -212,6 +218,17 @@ def cells_of(experiment: Experiment) -> tuple[Cell, ...]:
             raise MvigNasError(f"cell {name!r} of experiment {experiment.name!r}: {error}") from error
         cells.append(Cell(name, architecture, tuple(stage.width for stage in architecture.stages)))
     return tuple(cells)
+
+
+def check_disturbance(name: str) -> None:
+    """Refuse what is no disturbance.
+
+    Raises:
+        MvigNasError: the name is not `shift N` or `shuffle N` with N of at least 2.
+    """
+    found = _DISTURBANCE.fullmatch(name)
+    if found is None or int(found[2]) < 2:
+        raise MvigNasError(f"a disturbance must be `shift N` or `shuffle N` with N from 2, got {name!r}.")
 
 
 def changed_architecture(base: Architecture, changes: list[Change]) -> Architecture:

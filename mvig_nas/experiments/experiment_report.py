@@ -187,6 +187,12 @@ def _columns(found: Ablation) -> dict[str, list[str]]:
             "" if each is None or result is found.reference else each.scaled(100).shown(1, sign=True)
             for each, result in zip(differences, results, strict=True)
         ],
+        **{
+            f"{name}, points": [
+                each.lost(name).scaled(100).shown(1, sign=True) if name in each.disturbed else "" for each in results
+            ]
+            for name in found.experiment.disturbances
+        },
     }
 
 

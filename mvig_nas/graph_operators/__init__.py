@@ -9,6 +9,7 @@ from mvig_nas.graph_operators.graph_operator import AxialOperator, GraphOperator
 from mvig_nas.graph_operators.knn import Knn
 from mvig_nas.graph_operators.lsgc import Lsgc
 from mvig_nas.graph_operators.mgc import Mgc
+from mvig_nas.graph_operators.scattered import Scattered
 from mvig_nas.graph_operators.svga import Svga
 
 OPERATORS: dict[str, GraphOperator] = {
@@ -19,6 +20,7 @@ OPERATORS: dict[str, GraphOperator] = {
         Mgc(),
         Lsgc(),
         Dagc(),
+        Scattered(),
     )
 }
 

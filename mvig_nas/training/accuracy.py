@@ -4,7 +4,7 @@ The running statistics that a supernet gathers mix those of all its sub-networks
 before it is evaluated. Shapes: images (B, 3, R, R), targets (B,).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -68,7 +68,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], resolution: int) 
 
 
 @torch.no_grad()
-def top1(network: nn.Module, images: EvaluationImages | Sequence[tuple[Tensor, Tensor]], resolution: int) -> float:
+def top1(network: nn.Module, images: Iterable[tuple[Tensor, Tensor]], resolution: int) -> float:
     """Share of the images whose class has the largest logit, in [0, 1].
 
     Raises:

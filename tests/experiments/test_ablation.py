@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from mvig_nas.cli import cli
-from mvig_nas.experiments.experiment import OperatorAlone
+from mvig_nas.errors import MvigNasError
+from mvig_nas.experiments.disturbances import disturbed
+from mvig_nas.experiments.experiment import OperatorAlone, check_disturbance
 from mvig_nas.experiments.host_latency import operators_alone
 from tests.images import write_images
 
@@ -19,6 +22,7 @@ schema = 1
 question = "Is it the activation?"
 plan = "{plan}"
 seeds = 2
+disturbances = ["shift 2", "shuffle 2"]
 
 [base]
 resolution = 32
@@ -103,12 +107,13 @@ def test_killed_and_resumed(file: Path, images: Path, tmp_path: Path) -> None:
         assert cell["host_ms"] > 0
         assert cell["interval_ms"][0] < cell["predicted_ms"] < cell["interval_ms"][1]
         assert [each["size"] for each in cell["connectivity"]] == [4]
+        assert {name: len(each) for name, each in cell["disturbed"].items()} == {"shift 2": 2, "shuffle 2": 2}
     low, high = second["host_ratio"]["low"], second["host_ratio"]["high"]
     assert low <= second["host_ratio"]["value"] <= high
     assert second["top1_difference"]["value"] == pytest.approx(
         sum(own - other for own, other in zip(second["top1"], first["top1"], strict=True)) / 2
     )
-    assert len(found["findings"]) == 2
+    assert len(found["findings"]) == 6
     assert "'gelu' takes" in found["findings"][1]
     page = (folder / "report.html").read_text()
     assert "Is it the activation?" in page
@@ -141,6 +146,20 @@ def test_a_resumed_run_needs_its_folder(file: Path) -> None:
     refused = CliRunner().invoke(cli, ["ablate", str(file), "--no-accuracy", "--resume"])
     assert refused.exit_code == 2
     assert "--resume needs the run folder" in refused.output
+
+
+def test_disturbed_images() -> None:
+    image = torch.arange(16.0).view(1, 1, 4, 4).repeat(3, 1, 1, 1)
+    assert torch.equal(disturbed(image, "shift 2")[0, 0, 0], torch.tensor([10.0, 11.0, 8.0, 9.0]))
+    shuffled = disturbed(image, "shuffle 2")
+    assert torch.equal(shuffled.flatten(1).sort(1).values, image.flatten(1))
+    assert torch.equal(shuffled[0, 0, :2, :2] - shuffled[0, 0, 0, 0], image[0, 0, :2, :2])
+    assert not torch.equal(shuffled[0], shuffled[1]) or not torch.equal(shuffled[1], shuffled[2])
+    assert torch.equal(disturbed(image[1:], "shuffle 2", first=1), shuffled[1:])  # whatever the batches are
+    assert disturbed(torch.zeros(1, 3, 5, 5), "shuffle 2").shape == (1, 3, 5, 5)
+    for name in ("turn 2", "shift 1", "shuffle", "shift 0"):
+        with pytest.raises(MvigNasError, match=f"`shift N` or `shuffle N` with N from 2, got '{name}'"):
+            check_disturbance(name)
 
 
 def test_operators_alone() -> None:

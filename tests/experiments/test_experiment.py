@@ -26,6 +26,7 @@ TINY = Architecture(
 CELLS = {
     "activation-and-groups": 15,
     "beyond-classification": 5,
+    "fixed-vs-dynamic": 3,
     "graph-step": 20,
     "svga-vs-knn": 2,
     "with-and-without-graph": 5,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mvig_nas.graph_operators import OPERATORS, AxialOperator, GraphOperator
+from mvig_nas.graph_operators.scattered import Scattered
 from mvig_nas.network.torch_maps import MAPS, linked, linked_as_reference
 
 AXIAL = [operator for operator in OPERATORS.values() if isinstance(operator, AxialOperator)]
@@ -138,6 +139,17 @@ def test_lsgc_reaches_k_to_the_power_less_one() -> None:
     reaches = [[d for d in operator.offsets(2, size) if d > 0] for size in (56, 28, 14, 7)]
     assert reaches == [[1, 3, 7, 15, 31], [1, 3, 7, 15], [1, 3, 7], [1, 3]]
     assert [d for d in operator.offsets(3, 56) if d > 0] == [2, 8, 26]
+
+
+def test_scattered_links_are_as_many_as_svgas_and_the_same_for_every_pixel_and_process() -> None:
+    operator, x = OPERATORS["scattered"], random_map(6, 8)
+    assert isinstance(operator, Scattered)
+    links = operator.displacements(2, 6, 8)
+    assert len(set(links)) == len(links) == 5  # 2 in the column, 3 in the row
+    assert (0, 0) not in links
+    assert operator.displacements(2, 4, 4) == ((1, 1), (2, 2))
+    least = torch.stack([x, *(x.roll(link, dims=(2, 3)) for link in links)]).amin(0)
+    assert torch.equal(linked(operator, x, 2), x - least)
 
 
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=lambda operator: operator.name)
