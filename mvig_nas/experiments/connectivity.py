@@ -6,6 +6,7 @@ than the links, which tell a pixel of its neighbours, are left out, as is the po
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.graph_operators import OPERATORS
+from mvig_nas.graph_operators.scattered import Scattered
 
 
 def reached(operator: str, step: int, size: int, blocks: int) -> float | None:
@@ -20,10 +21,10 @@ def reached(operator: str, step: int, size: int, blocks: int) -> float | None:
     Returns:
         None for an operator whose links may lead anywhere.
     """
-    distances = OPERATORS[operator].distances(step, size)
-    if distances is None:
+    links = _links(operator, step, size)
+    if links is None:
         return None
-    one = {(0, 0), *((each, 0) for each in distances), *((0, each) for each in distances)}
+    one = {(0, 0), *links}
     heard = {(0, 0)}
     for _ in range(blocks):
         heard = {((row + down) % size, (column + right) % size) for row, column in heard for down, right in one}
@@ -41,16 +42,27 @@ def connectivity(architecture: Architecture) -> list[dict[str, float | int | str
         if not stage.graph_depth:
             continue
         name, step = stage.operator.name, stage.graph_step or 0
-        distances = stage.operator.distances(step, size)
+        links = _links(name, step, size)
         found.append(
             {
                 "stage": number,
                 "size": size,
                 "operator": name,
                 "step": stage.graph_step,
-                "links": stage.operator.free_links if distances is None else 2 * len(distances),
+                "links": stage.operator.free_links if links is None else len(links),
                 "one_block": reached(name, step, size, 1),
                 "two_blocks": reached(name, step, size, 2),
             }
         )
     return found
+
+
+def _links(name: str, step: int, size: int) -> list[tuple[int, int]] | None:
+    """Rows and columns to each link of a pixel; None where they follow the image."""
+    operator = OPERATORS[name]
+    if isinstance(operator, Scattered):
+        return list(operator.displacements(step, size, size))
+    distances = operator.distances(step, size)
+    if distances is None:
+        return None
+    return [*((each, 0) for each in distances), *((0, each) for each in distances)]

@@ -24,6 +24,8 @@ def test_by_hand() -> None:
     assert reached("svga", 1, 7, 2) == 1.0
     assert reached("svga", 2, 8, 2) == pytest.approx(16 / 64)  # pixels of the other parity are never met
     assert reached("knn", 0, 7, 2) is None
+    assert reached("scattered", 1, 5, 1) == pytest.approx(9 / 25)
+    assert reached("scattered", 1, 5, 2) == pytest.approx(24 / 25)
     (row,) = connectivity(preset("mobilevig_ti"))
     assert (row["stage"], row["size"], row["links"], row["step"]) == (4, 7, 6, 2)
 
