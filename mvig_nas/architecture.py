@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.files import read_text
 from mvig_nas.graph_operators import OPERATORS, GraphOperator
 
 SCHEMA = 1
@@ -112,6 +113,7 @@ class Stage:
                 object.__setattr__(self, name, None)
 
 
+_MOST, _MOST_BLOCKS = 16_384, 256  # far beyond any phone, and still built in seconds
 _STAGE_FIELDS = tuple(field.name for field in fields(Stage))
 
 
@@ -221,7 +223,7 @@ class Architecture:
         try:
             values = json.loads(_text_of(path, "an architecture file"))
             return cls.from_dict(values.get("architecture", values) if isinstance(values, dict) else values)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise MvigNasError(
                 f"{path}: an architecture must be JSON, got text that breaks off or errs: {error}."
             ) from error
@@ -237,7 +239,7 @@ class Architecture:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise MvigNasError(f"an architecture must be JSON, got text that breaks off or errs: {error}.") from error
         return cls.from_dict(values)
 
@@ -260,8 +262,8 @@ def read_architectures(path: Path) -> list[Architecture]:
 
 def _text_of(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path, what)
+    except FileNotFoundError as error:
         raise MvigNasError(f"{what} must be readable text, got {error} for {path}.") from error
 
 
@@ -278,6 +280,9 @@ def stage_sizes(resolution: int) -> tuple[int, ...]:
 def _require_int(name: str, value: Any, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise MvigNasError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+    most = _MOST_BLOCKS if name in ("conv_depth", "graph_depth") else _MOST
+    if value > most:
+        raise MvigNasError(f"`{name}` must be an integer of at most {most:,}, got {value!r}; no phone runs that.")
     return value
 
 

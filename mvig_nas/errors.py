@@ -3,9 +3,18 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1000  # letters of a message
+
 
 class MvigNasError(Exception):
-    """Something a user can put right. The command line prints it without a traceback and exits 1."""
+    """Something a user can put right. The command line prints it without a traceback and exits 1.
+
+    The middle of a message of more than 1,000 letters is left out: what is wrong in a file may be of any size.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} [...] {text[-290:]}"
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -39,6 +39,36 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         return file.read()
 
 
+def require_regular(path: str | Path) -> None:
+    """Refuse what is no regular file: reading a device or a pipe might never end.
+
+    Raises:
+        OSError: there is no such file, or it is not regular.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_text(path: Path, what: str) -> str:
+    """What a text file holds; it may be missing, which is for the caller to handle.
+
+    Args:
+        path: the file.
+        what: what it is, with its article, for the error.
+
+    Raises:
+        FileNotFoundError: there is none.
+        MvigNasError: it cannot be read, or is no UTF-8 text.
+    """
+    try:
+        return read_regular(path, _MOST_JSON_BYTES).decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MvigNasError(f"{what} must be readable text in UTF-8, got {reason} at {path}; check the file.") from error
+
+
 def read_json(path: Path, what: str, advice: str) -> Any:
     """What a JSON file holds; it may be missing, which is for the caller to handle.
 

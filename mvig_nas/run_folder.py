@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from mvig_nas import values
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import make_folder, save
+from mvig_nas.files import make_folder, read_json, save
 
 FILE = "run.json"
 SCHEMA = 1
@@ -188,14 +188,12 @@ def _short(value: Any) -> str:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "the record of a run", "restore it, or start anew")
     except FileNotFoundError as error:
         raise MvigNasError(
             f"a run to resume must hold {FILE}, but there is none in {folder}; name the run's folder, or, where an "
             "older mvig-nas began it, give the options that it began with again."
         ) from error
-    except (OSError, ValueError) as error:
-        raise MvigNasError(f"{path} must be readable JSON, got {error}; restore it, or start anew.") from error
     if not isinstance(content, dict):
         raise MvigNasError(f"{path} must hold a table, got {type(content).__name__}; restore it, or start anew.")
     return content

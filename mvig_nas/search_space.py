@@ -7,6 +7,7 @@ once. Numbers are put in ascending order; names stand in the file from the cheap
 """
 
 import random
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,6 +21,7 @@ from mvig_nas import shipped
 from mvig_nas.architecture import DEPTH_OF, STAGES, SWITCHES, Architecture, Stage, stage_sizes
 from mvig_nas.constraints import UNCONSTRAINED, Constraints
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.files import read_text
 from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.values import plain, read
 
@@ -270,12 +272,10 @@ class SearchSpace:
             MvigNasError: the file is missing, is not TOML, is of a newer schema, or holds no valid space.
         """
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(read_text(path, "a search space file"))
         except FileNotFoundError as error:
             raise MvigNasError(f"no search space file at {path}; check the path.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise MvigNasError(f"search space file {path} must be readable text, got: {error}.") from error
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise MvigNasError(f"search space file {path} must be TOML, got: {error}.") from error
         try:
             return cls.from_dict(values)
@@ -308,8 +308,11 @@ class SearchSpace:
             if not isinstance(value, list):
                 raise MvigNasError(f"`{key}` must be a list of choices, got {value!r}; write [{value!r}].")
         name = values.get("name")
-        if not isinstance(name, str) or not name:
-            raise MvigNasError(f"a search space must have a `name`, got {name!r}.")
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w. -]{0,63}", name):
+            raise MvigNasError(
+                f"a search space must have a `name` of at most 64 letters, digits, dots, dashes and blanks, as folders "
+                f"are called after it, got {name!r}."
+            )
         constraints = read(Constraints, values.get("constraints", {}), "the table [constraints]")
         tuples = {key: tuple(value) for key, value in choices.items()}
         return cls(name, tuples, str(values.get("description", "")), constraints)

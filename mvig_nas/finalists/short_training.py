@@ -16,8 +16,7 @@ from ray import tune
 from torch import nn
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
+from mvig_nas.files import read_text, save
 from mvig_nas.finalists.request import FinalistsRequest, Resources
 from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split, resized
 from mvig_nas.network import MobileViG
@@ -88,17 +87,15 @@ def train_finalist(config: dict[str, Any], training: Training | None = None) -> 
 def read_reports(folder: Path) -> list[dict[str, Any]]:
     """Epoch and top-1 of every epoch that was reported, without a last line that a kill cut short."""
     try:
-        lines = (folder / REPORTS).read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / REPORTS, "reports of a training").splitlines()
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        raise MvigNasError(f"{folder / REPORTS} must be readable, got {error}; remove the folder.") from error
     reports = []
     for line in lines:
         try:
             report = json.loads(line)
             reports.append({"epoch": int(report["epoch"]), "top1": float(report["top1"])})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break
     return reports
 

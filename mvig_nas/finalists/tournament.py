@@ -24,7 +24,7 @@ from ray.tune.schedulers import ASHAScheduler
 from mvig_nas import run_folder, values
 from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import claim, save
+from mvig_nas.files import claim, read_json, save
 from mvig_nas.finalists.choosing import choose
 from mvig_nas.finalists.request import COMMAND, FOLDER, FinalistsRequest, Resources, short_recipe
 from mvig_nas.finalists.results import Finalist, Finalists, State, ordered, write
@@ -120,10 +120,7 @@ def _absolute(request: FinalistsRequest) -> FinalistsRequest:
 def _entries(study: Study, count: int, folder: Path | None) -> list[Entry]:
     """What is trained: chosen anew, or as the run in `folder` chose it."""
     if folder is not None and (folder / CHOSEN).is_file():
-        try:
-            known = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise MvigNasError(f"{folder / CHOSEN} must be readable JSON, got {error}; start anew.") from error
+        known = read_json(folder / CHOSEN, "the list of finalists", "start anew")
         if isinstance(known, list):
             return [values.read(Entry, each, f"{folder / CHOSEN}") for each in known]
     chosen = [
@@ -245,13 +242,21 @@ def _finalist(entry: Entry, entries: Sequence[Entry], folder: Path, failures: Ma
     right, reason = None, failures.get(entry.fingerprint)
     state: State = "stopped"
     if (own / RESULT).is_file():
-        state, right = "finished", np.array(json.loads((own / RESULT).read_text())["right"], dtype=np.int64)
+        state, right = "finished", _right_answers(own / RESULT)
     elif reason is not None or not curve:
         state, reason = "failed", reason or "its training reported nothing"
     ranks = sorted((each.score for each in entries if each.score is not None), reverse=True)
     rank = None if entry.score is None else ranks.index(entry.score) + 1
     architecture = Architecture.from_dict(entry.architecture)
     return Finalist(architecture, entry.score, rank, entry.latency_ms, state, curve, right, reason)
+
+
+def _right_answers(path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    content = read_json(path, "the result of a finalist", "remove its folder, and resume")
+    right = content.get("right") if isinstance(content, dict) else None
+    if not isinstance(right, list) or not all(each in (0, 1) for each in right):
+        raise MvigNasError(f"{path} must hold `right`, a list of 0 and 1; remove its folder, and resume.")
+    return np.array(right, dtype=np.int64)
 
 
 @contextmanager

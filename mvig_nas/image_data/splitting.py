@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import make_folder, save
+from mvig_nas.files import make_folder, read_json, save
 from mvig_nas.image_data.folders import LabelledImages, hold_out, read_classes
 from mvig_nas.image_data.transforms import read_image
 
@@ -127,7 +127,7 @@ def _link(part: LabelledImages, folder: Path) -> None:
 def _read(images: Path, folder: Path) -> Split:
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, "the record of a split", "take another folder")
         made = Split(folder, tuple(record["classes"]), record["train"], record["val"], tuple(record["unreadable"]))
         origin = record["images"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvig_nas.errors import MvigNasError
+from mvig_nas.files import require_regular
 from mvig_nas.recipes import Preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
@@ -53,6 +54,10 @@ def evaluation_transform(preprocessing: Preprocessing, resolution: int) -> Trans
     return transform
 
 
+# Pillow would open others too, some by programs of other origin
+_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+
+
 def read_image(path: str) -> Image.Image:
     """The image of a file as 8-bit RGB; transparency and the camera's rotation are passed over.
 
@@ -63,7 +68,8 @@ def read_image(path: str) -> Image.Image:
         # Pillow warns of palettes with transparency and of odd EXIF; neither changes what is read here
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            require_regular(path)
+            with Image.open(path, formats=_FORMATS) as image:
                 if image.mode.startswith("I"):
                     # Pillow clips 16-bit greys to 255 instead of scaling them
                     return Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8)).convert("RGB")

@@ -359,7 +359,13 @@ class PooledModel:
 
     @classmethod
     def from_parts(cls, device: str, chips: Sequence[str], arrays: Mapping[str, Any]) -> "PooledModel":
-        """What `to_parts` gave."""
+        """What `to_parts` gave.
+
+        Raises:
+            MvigNasError: the device's chip is none of the chips.
+        """
+        if chip_of(device) not in chips:
+            raise MvigNasError(f"`chips` must name the device's, {chip_of(device)}, got {list(chips)}; fit it again.")
         labels = {name: tuple(arrays[f"label_{name}"].tolist()) for name in LABELS}
         kept = {name: arrays[name] for name in _ARRAYS}
         residual = Residual(**kept, labels=labels, offset=float(arrays["offset"]))

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from mvig_nas.budget import Budget
 from mvig_nas.coreml import export_target, operations
 from mvig_nas.coreml.package import SUFFIX
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
+from mvig_nas.files import read_json, save
 from mvig_nas.finalists import FinalistsRequest, hold
 from mvig_nas.finalists.request import FOLDER as FINALISTS
 from mvig_nas.finalists.request import Resources, short_recipe
@@ -317,10 +317,7 @@ class _Steps:
 
 
 def _saved_plan(folder: Path) -> RunPlan:
-    try:
-        content: Mapping[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MvigNasError(f"{folder / PLAN} must be readable JSON, got {error}; start anew.") from error
+    content = read_json(folder / PLAN, "the plan of a run", "start anew")
     return values.read(RunPlan, content, f"{folder / PLAN}")
 
 

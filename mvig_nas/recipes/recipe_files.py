@@ -8,6 +8,7 @@ from typing import Any
 
 from mvig_nas import values
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.files import read_text
 from mvig_nas.recipes.plan import Plan
 from mvig_nas.recipes.recipe import Recipe
 
@@ -113,6 +114,6 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path, "a recipe"))
+    except (OSError, ValueError, RecursionError) as error:
         raise MvigNasError(f"a recipe must be TOML, got {error} in {path}.") from error

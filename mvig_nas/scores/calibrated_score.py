@@ -23,7 +23,7 @@ from scipy.stats import t as student_t
 from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
+from mvig_nas.files import read_json, save
 from mvig_nas.values import about
 
 FloatArray = NDArray[np.float64]
@@ -213,12 +213,11 @@ class CalibratedScore:
 
     def __init__(self, path: Path, load: Callable[[str, int], Callable[[Architecture], float]]) -> None:
         file = path / FILE if path.is_dir() else path
+        what = "a calibrated score, as `supernet rank` writes it,"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise MvigNasError(
-                f"{file} must be the calibrated score that `supernet rank` writes, got {error}; rank networks first."
-            ) from error
+            content = read_json(file, what, "rank networks first")
+        except OSError as error:
+            raise MvigNasError(f"{what} must be a file, got none at {file}; rank networks first.") from error
         self.fit = values.read(CalibratedFit, content, f"the calibrated score {file}")
         self.name = f"{PREFIX}{path}"
         names = (_moved(name, lambda inside: os.path.normpath(file.parent / inside)) for name in self.fit.scores)

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import write_whole
+from mvig_nas.files import require_regular, write_whole
 from mvig_nas.kernels import Totals
 from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STUDY_FILE, Candidate
 from mvig_nas.search_space import SearchSpace, Value
@@ -132,6 +132,7 @@ class Journal:
         self._synced = time.monotonic()
         try:
             # what others append meanwhile, such as the notes of a dashboard, is not written over
+            require_regular(self.path)
             self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_APPEND), "r+")
         except FileNotFoundError as error:
             raise _missing(folder) from error
@@ -233,6 +234,7 @@ def read(folder: Path) -> optuna.Study:
     """
     path = folder / STUDY_FILE
     try:
+        require_regular(path)
         with path.open("rb", buffering=0) as file:
             return Lines(path, file).study()
     except FileNotFoundError as error:

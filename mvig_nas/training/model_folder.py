@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import make_folder, save
+from mvig_nas.files import make_folder, read_json, require_regular, save
 from mvig_nas.image_data import Preprocessing
 from mvig_nas.network import GENERIC_NAME, MobileViG, build
 from mvig_nas.network.mobilevig import TEACHER_HEAD
@@ -98,7 +98,7 @@ def read_model(folder: Path) -> TrainedModel:
     folder = folder / SUBFOLDER if (folder / SUBFOLDER).is_dir() else folder
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, f"a model's {CONFIG}", "restore the file")
         ours = config[_OURS]
         if ours["schema"] != SCHEMA:
             raise MvigNasError(f"a model's schema must be {SCHEMA}, got {ours['schema']} at {path}; upgrade mvig-nas.")
@@ -111,9 +111,10 @@ def read_model(folder: Path) -> TrainedModel:
         raise MvigNasError(
             f"a model's folder must hold {CONFIG} and {WEIGHTS}, got {folder}; check the path."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise MvigNasError(f"a model's {CONFIG} must be as mvig-nas writes it, got {error!r} at {path}.") from error
     try:
+        require_regular(folder / WEIGHTS)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), "")

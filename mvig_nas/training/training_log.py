@@ -4,16 +4,17 @@ import csv
 import io
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import append, save
+from mvig_nas.files import append, require_regular, save
 
 FILE, VALIDATION = "log.csv", "validation.csv"
 BOARD = "tensorboard"
+_DIGITS = 12  # of a step's number
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Log:
         self._columns: dict[str, list[str]] = {}
         self._last: dict[str, int] = {}  # step in each file's last row
         with _writable(folder):
+            for path in (folder / FILE, folder / VALIDATION):
+                if path.exists():
+                    require_regular(path)
             (folder / BOARD).mkdir(exist_ok=True)
             # The time in the name is in whole seconds, and a second run may begin within the same.
             self._board = EventsWriter(str(folder / BOARD / "events"), f".{time.time_ns()}")
@@ -63,10 +67,11 @@ class Log:
 
         self._columns, self._last = {}, {}
         for path in (self._folder / name for name in (FILE, VALIDATION)):
-            if not path.is_file():
+            if not path.exists():
                 continue
-            with path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if _is_before(row, step)]
+            # the state alone decides how a training goes on, so that a damaged row costs no more than itself
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                kept = _rows_before(file, step)
             if kept:
                 self._columns[path.name], self._last[path.name] = list(kept[0]), int(kept[-1]["step"])
                 save(path, _csv(list(kept[0]), kept, header=True))
@@ -111,9 +116,16 @@ def _writable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_before(row: Mapping[str, Any], step: int) -> bool:
-    # A row that a kill cut short has no number there, or misses its last values.
-    return None not in row.values() and str(row.get("step", "")).isdigit() and int(row["step"]) <= step
+def _rows_before(file: TextIO, step: int) -> list[dict[str, Any]]:
+    rows = []
+    with suppress(csv.Error):
+        for row in csv.DictReader(file):
+            number = str(row.get("step", ""))
+            # A row that a kill cut short has no number there, or misses its last values.
+            is_whole = None not in row.values() and number.isascii() and number.isdecimal() and len(number) < _DIGITS
+            if is_whole and int(number) <= step:
+                rows.append(row)
+    return rows
 
 
 def _csv(columns: list[str], rows: list[Any], *, header: bool) -> str:

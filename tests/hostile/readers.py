@@ -98,7 +98,7 @@ def _fitted(folder: Path) -> None:
     (folder / "log.jsonl").write_bytes((Path(__file__).parents[2] / "results/host_cpu/mobilevig.jsonl").read_bytes())
     log = device_log.read(folder / "log.jsonl")
     rows = rows_of(log)
-    fitted = latency.fit_device(rows.networks[:20], rows.latencies_ms[:20], "me@phone")
+    fitted = latency.fit_device(rows.kernels[:12], rows.latencies_ms[:12], "me@phone")
     fitted.predictor.save(folder)
 
 
@@ -157,7 +157,7 @@ def _resume(folder: Path) -> None:
     images = image_data.read_split(folder / "images", "train")
     try:
         training.train_alone(
-            SPACE.smallest, images, RECIPE, folder / "run", execution=training.Execution(stop_after=1), resume=True
+            SPACE.smallest, images, RECIPE, folder / "run", execution=training.Execution(stop_after=1, resume=True)
         )
     except training.StopTraining:
         return
@@ -211,7 +211,20 @@ def _read_reference(folder: Path) -> None:
 
 
 def _manifest(folder: Path) -> None:
-    content = {"schema": 1, "options": {}, "packages": [{"package": "a.mlpackage", "architecture": {}, "sha256": "0"}]}
+    content = {
+        "schema": 1,
+        "options": {},
+        "packages": [
+            {
+                "package": "a.mlpackage",
+                "fingerprint": "0",
+                "sha256": "0",
+                "coremltools_version": "9",
+                "mvig_nas_version": "0",
+                "verified": None,
+            }
+        ],
+    }
     (folder / coreml.MANIFEST).write_text(json.dumps(content))
 
 

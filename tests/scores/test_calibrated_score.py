@@ -110,7 +110,7 @@ def test_what_cannot_be_fitted_is_refused(estimates: dict[str, list[float]], top
 
 
 def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MvigNasError, match="must be the calibrated score that `supernet rank` writes"):
+    with pytest.raises(MvigNasError, match="as `supernet rank` writes it, must be a file, got none"):
         scores.load(f"calibrated:{tmp_path}")
     file = save_calibrated(fitted(), tmp_path)
     whole = json.loads(file.read_text())
