@@ -11,10 +11,14 @@ from mvig_nas.search_space import SearchSpace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
-SPACES = {
-    name: SearchSpace.from_toml(REPOSITORY / "search_spaces" / f"{name}.toml")
-    for name in ("micro", "mobilevig", "mobilevig-ti", "toy")
-}
+
+
+def _shipped(*names: str) -> dict[str, SearchSpace]:
+    return {name: SearchSpace.from_toml(REPOSITORY / "search_spaces" / f"{name}.toml") for name in names}
+
+
+SPACES = _shipped("micro", "mobilevig", "mobilevig-ti", "toy")
+FAMILY_SPACES = _shipped("mobilevigv2", "vig-family")
 
 # Small networks of every graph operator, with and without what goes with it.
 FAMILY = SearchSpace(
@@ -46,7 +50,7 @@ FAMILY = SearchSpace(
 
 def spaces() -> st.SearchStrategy[SearchSpace]:
     """The shipped spaces."""
-    return st.sampled_from(sorted(SPACES.values(), key=lambda space: space.name))
+    return st.sampled_from([*SPACES.values(), *FAMILY_SPACES.values()])
 
 
 def architectures(space: SearchSpace) -> st.SearchStrategy[Architecture]:

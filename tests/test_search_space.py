@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvig_nas.architecture import PRESETS, Architecture
+from mvig_nas.architecture import FAMILY_PRESETS, PRESETS, Architecture
 from mvig_nas.constraints import Constraints
 from mvig_nas.errors import MvigNasError
 from mvig_nas.search_space import PARAMETER_NAMES, SearchSpace
-from tests.strategies import SPACES, architectures, generators, spaces
+from tests.strategies import FAMILY_SPACES, SPACES, architectures, generators, spaces
 
 MOBILEVIG, TI_SPACE, TOY = SPACES["mobilevig"], SPACES["mobilevig-ti"], SPACES["toy"]
 
@@ -51,6 +51,17 @@ def test_shipped_spaces_hold_what_they_promise() -> None:
         "mobilevig_ti",
         "mobilevig_s",
     ]
+    assert all(architecture in FAMILY_SPACES["vig-family"] for architecture in FAMILY_PRESETS.values())
+    assert [name for name, architecture in FAMILY_PRESETS.items() if architecture in FAMILY_SPACES["mobilevigv2"]] == [
+        "mobilevigv2_ti",
+        "mobilevigv2_s",
+        "mobilevigv2_m",
+        "mobilevigv2_b",
+    ]
+    operators = {
+        name for number in (1, 2, 3, 4) for name in FAMILY_SPACES["vig-family"].stage_choices(number)["graph_operator"]
+    }
+    assert operators == {"svga", "mgc", "lsgc", "dagc", "knn"}
     assert {len(choices) > 1 for choices in MOBILEVIG.choices.values()} == {True}
     assert set(PARAMETER_NAMES) - set(MOBILEVIG.choices) == {
         f"stage{number}.{name}" for number in range(1, 5) for name in ("graph_cpe", "graph_scale")
@@ -201,7 +212,7 @@ def test_space_file_errors_name_the_file(tmp_path: Path) -> None:
 
 
 def test_dictionary_round_trip() -> None:
-    for space in SPACES.values():
+    for space in (*SPACES.values(), *FAMILY_SPACES.values()):
         assert SearchSpace.from_dict(space.to_dict()) == space
 
 

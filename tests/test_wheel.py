@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.strategies import REPOSITORY
+from tests.strategies import FAMILY_SPACES, REPOSITORY, SPACES
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_the_wheel_holds_code_spaces_and_predictors(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mvig_nas"}
     spaces = {name.partition("_shipped/search_spaces/")[2] for name in names if "_shipped/search_spaces" in name}
     experiments = {f"experiments/{path.name}" for path in (REPOSITORY / "search_spaces/experiments").glob("*.toml")}
-    assert spaces - experiments == {f"{name}.toml" for name in ("micro", "mobilevig", "mobilevig-ti", "toy")}
+    assert spaces - experiments == {f"{name}.toml" for name in (*SPACES, *FAMILY_SPACES)}
     assert len(experiments) >= 5
     assert experiments <= spaces
     assert "mvig_nas/recipes/small.toml" in names

@@ -24,7 +24,7 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.network import MobileViG, build, for_inference
 from mvig_nas.network.torch_maps import linked
-from tests.strategies import SPACES
+from tests.strategies import FAMILY_SPACES, SPACES
 
 CLASSES = 5
 KNN = OPERATORS["knn"]
@@ -169,6 +169,12 @@ class TestAgreementWithKernelLists:
             Stage(8, activation=activation),
         )
         self.check(Architecture(stages, 16, 32), tmp_path / "activation.mlpackage")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seed", range(20))
+    def test_of_the_family_space(self, seed: int, tmp_path: Path) -> None:
+        architecture = FAMILY_SPACES["vig-family"].sample(random.Random(seed))
+        self.check(architecture, tmp_path / "family.mlpackage")
 
     @pytest.mark.parametrize("target", ["iOS16", pytest.param("iOS17", marks=pytest.mark.slow), "iOS18"])
     def test_of_every_choice(self, target: str, tmp_path: Path) -> None:

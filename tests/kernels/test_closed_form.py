@@ -1,5 +1,6 @@
 """The closed form against hand-worked numbers and against the traced network, kernel by kernel."""
 
+import random
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from mvig_nas.architecture import ACTIVATIONS, PRESETS, Architecture, Stage, pre
 from mvig_nas.kernels import FORMS, NETWORK_INPUT, Form, Kernel, of, peak_activation_bytes, sections, totals, trace
 from mvig_nas.network import build, for_inference
 from mvig_nas.search_space import SearchSpace
-from tests.strategies import FAMILY, SPACES, architectures, spaces
+from tests.strategies import FAMILY, FAMILY_SPACES, SPACES, architectures, spaces
 
 
 def traced(architecture: Architecture, form: Form) -> tuple[Kernel, ...]:
@@ -48,6 +49,14 @@ def test_equals_the_trace_of_every_activation(activation: str, form: Form) -> No
     )
     architecture = Architecture(stages, head_width=16, resolution=64)
     assert of(architecture, form) == traced(architecture, form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_equals_the_trace_in_the_family_space(seed: int) -> None:
+    architecture = FAMILY_SPACES["vig-family"].sample(random.Random(seed))
+    for form in FORMS:
+        assert of(architecture, form) == traced(architecture, form)
 
 
 @given(architecture=architectures(SPACES["mobilevig"]))
