@@ -34,7 +34,7 @@ def test_make_targets_exist() -> None:
 
 def test_commands_run_in_the_order_shown(tmp_path: Path) -> None:
     commands = [command for command in COMMANDS if command.startswith("mvig-nas ")]
-    assert len(commands) == 20
+    assert len(commands) == 22
     write_images(tmp_path / "images", train=40)
     for command in commands:
         arguments = shlex.split(command)[1:]
