@@ -119,7 +119,7 @@ def test_unverified_packages_are_verified_when_asked(tmp_path: Path) -> None:
 
 
 def test_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MvigNasError, match="`input_kind` was 'image' and is now 'tensor'"):
+    with pytest.raises(MvigNasError, match="`--input` was 'image' and is now 'tensor'"):
         export_all(tiny(1), folder, replace(OPTIONS, input_kind="tensor"))
     with pytest.raises(MvigNasError, match="there must be an architecture to export, got none"):
         export_all([], tmp_path / "none")

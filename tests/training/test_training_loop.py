@@ -123,7 +123,7 @@ class TestRecipe:
             ({"micro_batch_size": 1}, "`micro_batch_size` must be a whole number of at least 2, got 1"),
             ({"warmup_epochs": -1}, "`warmup_epochs` must be a whole number of at least 0, got -1"),
             ({"seed": "x"}, "`seed` must be a whole number, got 'x'"),
-            ({"learning_rate": math.nan}, "`learning_rate` must be a number above 0, got nan"),
+            ({"learning_rate": math.nan}, "`learning_rate` must be a finite number, got nan"),
             ({"weight_decay": "much"}, "`weight_decay` must be a number, got 'much'"),
             ({"clip": "hard"}, "`clip` must be a number or nothing, got 'hard'"),
             ({"batch_size": 12, "micro_batch_size": 8}, "must divide `batch_size`, got 8 and 12"),
