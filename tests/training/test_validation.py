@@ -153,7 +153,14 @@ def test_shares_are_a_partition(data: Path) -> None:
     assert [len(share(some, rank, 3)) for rank in range(3)] == [1, 1, 0]
 
 
-@pytest.mark.parametrize(("kind", "head"), [("hard", "head_dist"), ("soft", "head_dist"), ("logits", "head_teacher")])
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        pytest.param("hard", "head_dist", marks=pytest.mark.slow),
+        ("soft", "head_dist"),
+        ("logits", "head_teacher"),
+    ],
+)
 def test_killed_three_times_with_a_teacher(kind: str, head: str, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.tiny_training", "killed", kind, str(data), str(tmp_path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
@@ -170,7 +177,7 @@ def test_killed_three_times_with_a_teacher(kind: str, head: str, data: Path, tmp
     assert not list((tmp_path / "killed").glob("*.tmp"))
 
 
-@pytest.mark.parametrize("kind", ["hard", "soft", "logits"])
+@pytest.mark.parametrize("kind", [pytest.param("hard", marks=pytest.mark.slow), "soft", "logits"])
 def test_two_processes_with_a_teacher_train_as_one(kind: str, data: Path, tmp_path: Path) -> None:
     """To the same weights as one process with the same batches: 1e-4 after 6 steps of plain gradient descent."""
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
