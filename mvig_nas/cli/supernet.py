@@ -129,3 +129,12 @@ def rank(supernets: tuple[Path, ...], request: RankRequest, as_json: bool, execu
     if ranking.left_out:
         click.echo(f"Left out, as they have no value for some architecture: {', '.join(ranking.left_out)}.")
     click.echo(f"\nTables and plots: {request.folder}")
+    if ranking.calibrated is not None and ranking.calibrated.left_out is not None:
+        error = ranking.calibrated.left_out
+        click.echo(
+            f"Calibrated score: predicts top-1 of networks left out to {100 * error.mean_error:.1f} points on average, "
+            f"with Kendall's tau {error.tau:.2f}."
+        )
+        click.echo(
+            f"Next: mvig-nas search --space {ranking.space} --score calibrated:{request.folder} --data {request.data}"
+        )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
     from mvig_nas.ranking.stand_alone_training import StandAlone
+    from mvig_nas.scores import CalibratedFit
     from mvig_nas.training import Progress
 
 Estimator = Callable[[Architecture], float]
@@ -104,13 +105,15 @@ class RankRequest:
 class Ranking:
     """A finished ranking: its space, a row for each architecture, and the agreement of each estimate with accuracy.
 
-    `left_out` names estimates that have no value for some architecture.
+    `left_out` names estimates that have no value for some architecture; `calibrated` is the score that was fitted to
+    the rows, None where they are too few.
     """
 
     space: str
     rows: tuple[Ranked, ...]
     agreements: Mapping[str, Agreement]
     left_out: tuple[str, ...]
+    calibrated: "CalibratedFit | None" = None
 
 
 def rank_networks(
@@ -169,7 +172,36 @@ def rank_networks(
     )
     rows = rank(results, estimators, latency, folder, on_estimate=on_estimate)
     found = write_ranking(rows, architectures, folder, request.names[0])
-    return Ranking(space.name, tuple(rows), found, tuple(name for name in estimators if name not in found))
+    left_out = tuple(name for name in estimators if name not in found)
+    loadable = dict(zip(request.names, (score.name for score in scored), strict=True)) | {"naswot": "naswot"}
+    return Ranking(space.name, tuple(rows), found, left_out, calibrate(rows, loadable, folder))
+
+
+def calibrate(rows: Sequence[Ranked], loadable: Mapping[str, str], folder: Path) -> "CalibratedFit | None":
+    """Fit a calibrated score to a ranking, and write it into the ranking's folder.
+
+    Args:
+        rows: of `rank`.
+        loadable: for each estimate that may be used, the name by which `scores.load` knows it.
+        folder: where `calibrated.json` is written.
+
+    Returns:
+        The fit; None for fewer than 8 architectures, which are too few for one.
+
+    Raises:
+        MvigNasError: the folder cannot be written.
+    """
+    from mvig_nas.scores.calibrated_score import FEWEST, fit_calibrated, save_calibrated
+
+    if len(rows) < FEWEST:
+        return None
+    columns = {name: [row.estimates[name] for row in rows] for name in loadable if name in rows[0].estimates}
+    estimates = {loadable[name]: column for name, column in columns.items() if len(set(column)) > 1}
+    if not estimates:
+        return None
+    fit = fit_calibrated(estimates, [row.accuracy for row in rows])
+    save_calibrated(fit, folder)
+    return fit
 
 
 def rank(
