@@ -14,6 +14,7 @@ PACKAGE = Path(mvig_nas.__file__).parent
 # A module may import those above it, and what it is made of.
 ORDER = (
     "errors",
+    "lazy",
     "files",
     "shipped",
     "futures",

@@ -1,6 +1,6 @@
 """Core ML: export a network as an `.mlpackage`, read the saved package back, execute its program in torch, check it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mvig_nas.coreml.exporting import (
     MANIFEST,
@@ -15,6 +15,7 @@ from mvig_nas.coreml.exporting import (
     read_manifest,
 )
 from mvig_nas.coreml.package import PREPROCESSING, ExportOptions, Operation, operations, read_labels
+from mvig_nas.lazy import attributes_of
 
 if TYPE_CHECKING:
     from mvig_nas.coreml.conversion import export, untrained
@@ -46,21 +47,16 @@ __all__ = [
     "verify",
 ]
 
-_MODULES = {
-    "export": "conversion",
-    "untrained": "conversion",
-    "execute": "interpreter",
-    "Comparison": "verification",
-    "Verification": "verification",
-    "package_accuracy": "verification",
-    "verify": "verification",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Importing torch takes seconds, and what an export can be asked for is known without it.
-    if name in _MODULES:
-        from importlib import import_module
-
-        return getattr(import_module(f"mvig_nas.coreml.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Importing torch takes seconds, and what an export can be asked for is known without it.
+__getattr__ = attributes_of(
+    __name__,
+    {
+        "export": "conversion",
+        "untrained": "conversion",
+        "execute": "interpreter",
+        "Comparison": "verification",
+        "Verification": "verification",
+        "package_accuracy": "verification",
+        "verify": "verification",
+    },
+)

@@ -1,9 +1,10 @@
 """Kernel lists: what a network runs on a phone, in closed form from an Architecture or traced from any `nn.Module`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mvig_nas.kernels.closed_form import FORMS, Form, KernelBuilder, Section, of, sections
 from mvig_nas.kernels.kernel import BYTES_PER_ELEMENT, NETWORK_INPUT, Kernel, Totals, peak_activation_bytes, totals
+from mvig_nas.lazy import attributes_of
 
 if TYPE_CHECKING:
     from mvig_nas.kernels.tracing import trace
@@ -24,11 +25,5 @@ __all__ = [
     "trace",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, and only the tracer needs it
-    if name == "trace":
-        from mvig_nas.kernels.tracing import trace
-
-        return trace
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# torch takes seconds to import, and only the tracer needs it.
+__getattr__ = attributes_of(__name__, {"trace": "tracing"})

@@ -1,7 +1,8 @@
 """Measure networks on a device, into its device log. `docs/measuring_on_iphone.md` is a whole session."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mvig_nas.lazy import attributes_of
 from mvig_nas.measure.backend import Backend, BackendOptions, Loaded, Target
 from mvig_nas.measure.coreml_backend import COREML_UNITS, CoreMl, package_target, placement
 from mvig_nas.measure.measuring import measure, open_backends, targets_of
@@ -30,11 +31,5 @@ __all__ = [
     "timm_target",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Importing torch takes seconds, and Core ML measures without it.
-    if name in ("TorchCpu", "timm_target"):
-        from mvig_nas.measure import torch_cpu
-
-        return getattr(torch_cpu, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Importing torch takes seconds, and Core ML measures without it.
+__getattr__ = attributes_of(__name__, dict.fromkeys(("TorchCpu", "timm_target"), "torch_cpu"))

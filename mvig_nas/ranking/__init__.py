@@ -1,7 +1,8 @@
 """Whether an estimate orders architectures as stand-alone training does."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mvig_nas.lazy import attributes_of
 from mvig_nas.ranking.agreement import Agreement, Interval, Ranked, agreement, agreements, partial_tau, tau_difference
 from mvig_nas.ranking.comparison import (
     Estimator,
@@ -45,11 +46,7 @@ __all__ = [
     "write_ranking",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Importing torch takes seconds, and only the trainings need it.
-    if name in ("StandAlone", "StandAlonePlan", "stand_alone", "stratified"):
-        from mvig_nas.ranking import stand_alone_training
-
-        return getattr(stand_alone_training, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Importing torch takes seconds, and only the trainings need it.
+__getattr__ = attributes_of(
+    __name__, dict.fromkeys(("StandAlone", "StandAlonePlan", "stand_alone", "stratified"), "stand_alone_training")
+)

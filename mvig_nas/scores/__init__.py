@@ -1,7 +1,8 @@
 """What a search maximises: training-free proxies, which are no accuracies, or top-1 of a supernet's sub-networks."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mvig_nas.lazy import attributes_of
 from mvig_nas.scores.named_scores import DEFAULT, NAMES, Score, load
 
 if TYPE_CHECKING:
@@ -29,26 +30,21 @@ __all__ = [
     "zico",
 ]
 
-_MODULES = {
-    "naswot": "activation_proxies",
-    "zen": "activation_proxies",
-    "grad_norm": "gradient_proxies",
-    "snip": "gradient_proxies",
-    "synflow": "gradient_proxies",
-    "zico": "gradient_proxies",
-    "SupernetScore": "supernet_score",
-    "training_split": "supernet_score",
-    "CalibratedFit": "calibrated_score",
-    "CalibratedScore": "calibrated_score",
-    "fit_calibrated": "calibrated_score",
-    "save_calibrated": "calibrated_score",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Importing torch takes seconds, and the baselines, the names and `load` do without it.
-    if name in _MODULES:
-        from importlib import import_module
-
-        return getattr(import_module(f"mvig_nas.scores.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Importing torch takes seconds, and the baselines, the names and `load` do without it.
+__getattr__ = attributes_of(
+    __name__,
+    {
+        "naswot": "activation_proxies",
+        "zen": "activation_proxies",
+        "grad_norm": "gradient_proxies",
+        "snip": "gradient_proxies",
+        "synflow": "gradient_proxies",
+        "zico": "gradient_proxies",
+        "SupernetScore": "supernet_score",
+        "training_split": "supernet_score",
+        "CalibratedFit": "calibrated_score",
+        "CalibratedScore": "calibrated_score",
+        "fit_calibrated": "calibrated_score",
+        "save_calibrated": "calibrated_score",
+    },
+)
