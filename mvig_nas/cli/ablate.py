@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mvig_nas.cli.generated import GroupedCommand, changes_of
-from mvig_nas.cli.options import data_option, json_option
+from mvig_nas.cli.options import data_option, json_option, resumed_folder
 from mvig_nas.cli.output import print_json, print_table
 from mvig_nas.cli.progress import Bar
 from mvig_nas.experiments import AblateRequest
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options not given are its own.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and how their widths are adjusted, and run nothing.")
 @json_option()
-@click.pass_context
 def ablate(
-    ctx: click.Context,
-    /,
     experiment: str,
     data: Path | None,
     changes: dict[str, Any],
@@ -51,9 +48,7 @@ def ablate(
     loaded = experiments.Experiment.load(experiment)
     asked: dict[str, Any] = {"data": data, **changes}
     if resume:
-        if out is None:
-            raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.", ctx)
-        saved = run_folder.reopen(out, COMMAND, AblateRequest)
+        saved = run_folder.reopen(resumed_folder(out), COMMAND, AblateRequest)
         request = values.changed(replace(saved, experiment=loaded, data=data or saved.data), changes)
     else:
         request = AblateRequest(loaded, **asked)

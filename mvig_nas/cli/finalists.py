@@ -102,6 +102,6 @@ def _print(found: "Finalists") -> None:
     )
     winner = found.winner
     click.echo(
-        f"The winner's top-1 is {winner.top1:.1%} ± {found.standard_error(winner):.1%} (standard error) after "
-        f"{winner.epochs} epochs on held-out training images. It is the best of several, so it flatters a little."
+        f"The winner's top-1 is {winner.top1:.1%} ± {found.standard_error(winner):.1%} (standard error) on the "
+        f"held-out images, after {winner.epochs} epochs of training. As the best of several it is a little too high."
     )

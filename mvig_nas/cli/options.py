@@ -24,6 +24,18 @@ def device_option() -> Decorator:
     )
 
 
+def resumed_folder(out: Path | None) -> Path:
+    """The run folder of `--resume`.
+
+    Raises:
+        click.UsageError: `--out` is not given.
+    """
+    if out is None:
+        context = click.get_current_context(silent=True)
+        raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.", context)
+    return out
+
+
 def space_option() -> Decorator:
     """The option `--space`."""
     return click.option(

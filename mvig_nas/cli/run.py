@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mvig_nas.cli.generated import GroupedCommand, changes_of
-from mvig_nas.cli.options import json_option
+from mvig_nas.cli.options import json_option, resumed_folder
 from mvig_nas.cli.output import print_json, print_table
 from mvig_nas.cli.progress import Bar
 from mvig_nas.pipeline import RunRequest
@@ -46,10 +46,8 @@ def run(
     from mvig_nas.pipeline.whole_run import COMMAND
     from mvig_nas.training import StopTraining
 
-    if resume and out is None:
-        raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.", ctx)
-    if resume and out is not None:
-        saved = run_folder.reopen(out, COMMAND, RunRequest)
+    if resume:
+        saved = run_folder.reopen(resumed_folder(out), COMMAND, RunRequest)
         request = replace(values.changed(saved, changes), images=images)
     elif "latency_ms" not in changes:
         raise click.UsageError("a run needs a budget: --latency-budget 1.0ms.", ctx)

@@ -12,7 +12,7 @@ import click
 from mvig_nas import run_folder, values
 from mvig_nas.cli.finalists import train_finalists
 from mvig_nas.cli.generated import GroupedCommand, TitledOption, changes_of
-from mvig_nas.cli.options import json_option
+from mvig_nas.cli.options import json_option, resumed_folder
 from mvig_nas.cli.progress import Bar
 from mvig_nas.finalists.request import FOLDER as FINALISTS_FOLDER
 from mvig_nas.finalists.request import FinalistsRequest, Resources
@@ -76,16 +76,19 @@ def search(
     By default the score is a training-free proxy, which orders networks and is no accuracy. The score of a supernet is
     the top-1 of its sub-networks on held-out training images. With --finalists the search ends with a measured top-1.
     """
-    if resume and out is None:
-        raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
-    request = values.changed(saved_request(out) if resume and out is not None else SearchRequest(), changes)
+    request = values.changed(saved_request(resumed_folder(out)) if resume else SearchRequest(), changes)
     if not request.settings.front and not request.budget.limits:
         raise click.UsageError("Give a budget, e.g. --latency-budget 1.0ms, or --front.")
     if request.evaluator == "local" and changes.get("ray"):
         option = values.option_at(SearchRequest, f"ray.{next(iter(changes['ray']))}")
         raise click.UsageError(f"{option} must come with --evaluator ray; add it, or leave {option} out.", ctx)
-    if finalists is not None and (request.data is None or as_json):
-        raise click.UsageError("--finalists needs the images: --data FOLDER; it prints tables, no --json.", ctx)
+    if finalists is not None and request.data is None:
+        raise click.UsageError("--finalists needs the images: --data FOLDER.", ctx)
+    if finalists is not None and as_json:
+        raise click.UsageError(
+            "--finalists cannot print JSON after a search; leave --json out, or run `mvig-nas finalists RUN --json`.",
+            ctx,
+        )
     folder = out or run_folder.new_folder(request.name, request.settings.seed)
     # Ray tells of dead workers on standard output, which is for the result
     told: Any = nullcontext() if request.evaluator == "local" else redirect_stdout(sys.stderr)

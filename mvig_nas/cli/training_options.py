@@ -12,6 +12,7 @@ import click
 
 from mvig_nas import run_folder, values
 from mvig_nas.cli.generated import Decorator
+from mvig_nas.cli.options import resumed_folder
 from mvig_nas.cli.progress import Bar
 from mvig_nas.recipes import Execution
 
@@ -55,8 +56,7 @@ def saved_request(folder: Path | None, command: str, kind: type[T]) -> T | None:
         click.UsageError: no folder is given.
         MvigNasError: the folder holds no run of this command.
     """
-    if folder is None:
-        raise click.UsageError("--resume needs the run folder: --out results/runs/NAME.")
+    folder = resumed_folder(folder)
     if not (folder / run_folder.FILE).exists() and (folder / "state.pt").exists():
         return None
     return run_folder.reopen(folder, command, kind)

@@ -14,7 +14,7 @@ FOLDER = "finalists"  # in the folder of the search
 
 @dataclass(frozen=True)
 class FinalistsRequest:
-    """Which search's best architectures are trained, on what, for how long and where.
+    """Which search's best architectures are trained, on which images, by which plan and for how long.
 
     Raises:
         MvigNasError: a value out of range.

@@ -16,6 +16,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.plots import ACCENT, BAND, MUTED, figure_axes, png
+from mvig_nas.training.accuracy import standard_error
 
 State = Literal["finished", "stopped", "failed"]
 
@@ -79,8 +80,7 @@ class Finalists:
 
     def standard_error(self, row: Finalist) -> float:
         """Of a top-1, a fraction, by the number of held-out images."""
-        top1 = row.top1 or 0.0
-        return sqrt(top1 * (1 - top1) / self.images)
+        return standard_error(row.top1 or 0.0, self.images)
 
     def difference(self, row: Finalist) -> tuple[float, float] | None:
         """Winner's top-1 minus this one's and its standard error, over the same images; None unless both finished."""

@@ -33,6 +33,7 @@ from mvig_nas.search.search_run import SearchRequest, run_search
 from mvig_nas.search.search_settings import SearchSettings
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.training import RetrainRequest, StopTraining, retrain, train_alone
+from mvig_nas.training.accuracy import standard_error
 from mvig_nas.training.checkpoint import FILE as CHECKPOINT
 from mvig_nas.training.model_folder import CONFIG, SUBFOLDER, read_model
 
@@ -159,22 +160,24 @@ def _split(request: RunRequest, folder: Path, told: OnStep) -> Path:
 def _speed(space: SearchSpace, images: Any, gpu: bool) -> Speed:
     """The training speed of the space's middle architecture, after the first steps, which are slower."""
     middle = space.decode({name: choices[len(choices) // 2] for name, choices in space.choices.items()})
-    seen: list[float] = []
     execution = Execution(
         torch_device="auto" if gpu else "cpu", channels_last=True, stop_after=_TIMED_STEPS, validate_every=0
     )
     recipe = short_recipe(_RECIPE, 2 * _TIMED_STEPS, 0, len(images))
     with TemporaryDirectory() as scratch:
-        began: list[float] = []
-
-        def on_progress(_: Any) -> None:
-            began.append(time.monotonic())
-            if len(began) > 2:
-                seen.append((len(began) - 2) * recipe.batch_size / (began[-1] - began[1]))
-
+        ended: list[float] = []  # when each step did, in seconds
         with suppress(StopTraining):
-            train_alone(middle, images, recipe, Path(scratch) / "run", execution=execution, on_progress=on_progress)
-    return Speed(seen[-1] if seen else 1.0, middle.resolution, "cuda" if gpu else "cpu")
+            train_alone(
+                middle,
+                images,
+                recipe,
+                Path(scratch) / "run",
+                execution=execution,
+                on_progress=lambda _: ended.append(time.monotonic()),
+            )
+    timed = ended[1:]
+    rate = (len(timed) - 1) * recipe.batch_size / (timed[-1] - timed[0]) if len(timed) > 1 else 1.0
+    return Speed(rate, middle.resolution, "cuda" if gpu else "cpu")
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ class _Steps:
         result = RunResult(
             package=package,
             top1=top1,
-            top1_standard_error=(top1 * (1 - top1) / count) ** 0.5,
+            top1_standard_error=standard_error(top1, count),
             val_images=count,
             latency_ms=float(latency.predict_ms([architecture])[0]),
             interval_ms=(float(low[0]), float(high[0])),

@@ -78,7 +78,14 @@ class SearchRequest:
         ),
     ] = scores.DEFAULT
     data: (
-        Annotated[Path, about("Folder of the images that the supernet of the score was trained on.", metavar="FOLDER")]
+        Annotated[
+            Path,
+            about(
+                "Folder of the images that the supernet of the score was trained on, and that finalists are trained "
+                "on.",
+                metavar="FOLDER",
+            ),
+        ]
         | None
     ) = None
     evaluator: Annotated[
