@@ -346,7 +346,7 @@ def main(data: Path, tiny: Path | None, home: Path | None, epochs: int, only: tu
     """Train what is not done, and write the figures; see the module."""
     runs, out = (RUNS, OUT) if home is None else (home / "runs", home / "out")
     sources = Sources(how["teacher_checkpoint"], how["teacher_resolution"], runs / "cache")
-    execution = Execution("auto", in_memory=True, precision=how["precision"], validate_every=0)
+    execution = Execution("auto", in_memory=True, channels_last=True, precision=how["precision"], validate_every=0)
     evidence = Evidence(Settings(runs, out, sources, execution, only))
     sets = [Data("imagenette", data, share, longer) for share, longer in ((0.1, 3), (0.25, 2), (1.0, 1))]
     sets += [Data("tiny-imagenet", tiny, 1.0, 1)] if tiny is not None else []
