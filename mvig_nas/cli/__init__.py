@@ -27,6 +27,7 @@ COMMANDS = {
     "docs": ("mvig_nas.cli.docs", "Print a page of the documentation."),
     "sample": ("mvig_nas.cli.sample", "Draw architectures of a search space."),
     "export": ("mvig_nas.cli.export", "Write a network as a Core ML package."),
+    "verify": ("mvig_nas.cli.verify", "Check a Core ML package, and what of it leaves the Neural Engine."),
     "measure": ("mvig_nas.cli.measure", "Measure the latency of networks on a device."),
     "log": ("mvig_nas.cli.log", "Check, merge and import device logs."),
     "predictor": ("mvig_nas.cli.predictor", "Fit a latency predictor to a device log, and evaluate it."),

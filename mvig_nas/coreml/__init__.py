@@ -19,8 +19,10 @@ from mvig_nas.lazy import attributes_of
 
 if TYPE_CHECKING:
     from mvig_nas.coreml.conversion import export, untrained
+    from mvig_nas.coreml.evaluation import package_accuracy
+    from mvig_nas.coreml.inspection import Finding, Inspection, inspect_package
     from mvig_nas.coreml.interpreter import execute
-    from mvig_nas.coreml.verification import Comparison, Verification, package_accuracy, verify
+    from mvig_nas.coreml.verification import Comparison, Verification, verify
 
 __all__ = [
     "MANIFEST",
@@ -32,6 +34,8 @@ __all__ = [
     "ExportOptions",
     "ExportRequest",
     "Exported",
+    "Finding",
+    "Inspection",
     "Manifest",
     "Operation",
     "Verification",
@@ -39,6 +43,7 @@ __all__ = [
     "export",
     "export_all",
     "export_target",
+    "inspect_package",
     "operations",
     "package_accuracy",
     "read_labels",
@@ -53,10 +58,13 @@ __getattr__ = attributes_of(
     {
         "export": "conversion",
         "untrained": "conversion",
+        "Finding": "inspection",
+        "Inspection": "inspection",
+        "inspect_package": "inspection",
         "execute": "interpreter",
         "Comparison": "verification",
         "Verification": "verification",
-        "package_accuracy": "verification",
+        "package_accuracy": "evaluation",
         "verify": "verification",
     },
 )

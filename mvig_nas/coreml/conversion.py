@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import mvig_nas
 from mvig_nas.architecture import Architecture
-from mvig_nas.coreml import tools
+from mvig_nas.coreml import digests, tools
 from mvig_nas.coreml.package import (
     INPUT_NAME,
     LABEL_NAME,
@@ -104,6 +104,13 @@ def export(
         normalisation = f"mean {tuple(mean)}, std {tuple(std)}" if options.is_image else "none: done by the caller"
         _describe(spec.description, network, weights, normalisation, metadata or {})
         finished = building / path.name
+        files = digests.read_weights(Path(model.weights_dir))
+        stated = {
+            digests.PROGRAM: digests.program_sha256(spec.mlProgram),
+            digests.WEIGHTS: digests.weights_sha256(files),
+        }
+        for name, value in stated.items():
+            spec.description.metadata.userDefined[METADATA_PREFIX + name] = value
         with tools.quiet():
             coremltools.utils.save_spec(spec, str(finished), weights_dir=model.weights_dir)
         for file in finished.glob("Data/*/*.mlmodel"):

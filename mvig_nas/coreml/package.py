@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mvig_nas.coreml import tools
+from mvig_nas.coreml import digests, tools
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import read_regular
 from mvig_nas.recipes import Preprocessing
@@ -161,7 +161,10 @@ class SavedProgram:
 
     def _read(self, model_file: Path) -> None:
         proto = tools.load().proto
-        self.description, function, block = _parse(proto, self.package, model_file)
+        spec = _parse(proto, self.package, model_file)
+        self.description, self._program = spec.description, spec.mlProgram
+        function = spec.mlProgram.functions["main"]
+        block = function.block_specializations[function.opset]
         self._precision_name = proto.MIL_pb2.DataType.Name
         self.inputs = tuple(function.inputs)  # each with a name and a type
         self.output_names = tuple(block.outputs)
@@ -184,6 +187,25 @@ class SavedProgram:
     def metadata(self) -> Mapping[str, str]:
         """The package's user-defined metadata."""
         return dict(self.description.metadata.userDefined)
+
+    def check_digests(self) -> int:
+        """Compare program and weights with the SHA-256 that the metadata state; how many are stated, of 2.
+
+        Raises:
+            MvigNasError: one is another, or a file of the weights cannot be read.
+        """
+        folder = self._weights_folder / "weights"
+        files = sorted(folder.rglob("*")) if folder.is_dir() else []
+        found = {
+            digests.PROGRAM: digests.program_sha256(self._program),
+            digests.WEIGHTS: digests.weights_sha256({file.name: _content(self.package, file) for file in files}),
+        }
+        stated = {name: self.metadata.get(METADATA_PREFIX + name) for name in found}
+        for name, value in stated.items():
+            if value is not None and value != found[name]:
+                part = name.removesuffix("_sha256")
+                raise self.differs(f"its {part} of SHA-256 {value[:12]}, as it states", found[name][:12])
+        return sum(value is not None for value in stated.values())
 
     def argument(self, node: Any, name: str) -> NDArray[Any] | None:
         """Value of a constant argument of a node; None where it has none of that name.
@@ -301,8 +323,8 @@ def _content(package: Path, file: Path) -> bytes:
         raise _unreadable(package, f"{file.name}: {error}") from error
 
 
-def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any, Any]:
-    """The model's description, its main function and that function's block."""
+def _parse(proto: Any, package: Path, file: Path) -> Any:
+    """The model, which holds an ML program with a main function."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     spec = proto.Model_pb2.Model()
@@ -312,21 +334,29 @@ def _parse(proto: Any, package: Path, file: Path) -> tuple[Any, Any, Any]:
         raise _unreadable(package, f"{file.name}: {error}") from error
     if spec.WhichOneof("Type") != "mlProgram" or "main" not in spec.mlProgram.functions:
         raise _unreadable(package, f"{file.name} is {spec.WhichOneof('Type')}, not an ML program")
-    function = spec.mlProgram.functions["main"]
-    return spec.description, function, function.block_specializations[function.opset]
+    return spec
 
 
 def _unreadable(package: Path, reason: str) -> MvigNasError:
     return MvigNasError(f"a package must be whole and hold one ML program, got {package}: {reason}; export it again.")
 
 
-def check_normalisation(program: SavedProgram) -> None:
+def check_normalisation(program: SavedProgram, preprocessing: Preprocessing | None = None) -> None:
     """Compare what the program does to black and white with the mean and std that the metadata state.
+
+    Args:
+        program: takes an image.
+        preprocessing: must have the mean and std that the metadata state, if it is given.
 
     Raises:
         MvigNasError: they differ, or the metadata state none.
     """
     mean, std = stated_normalisation(program)
+    if preprocessing is not None and not np.allclose((mean, std), (preprocessing.mean, preprocessing.std), rtol=1e-6):
+        raise program.differs(
+            f"the model's normalisation, mean {preprocessing.mean}, std {preprocessing.std}",
+            f"mean {tuple(mean.tolist())}, std {tuple(std.tolist())}",
+        )
     scale, offset = applied_normalisation(program)
     for pixel in (0.0, PIXEL_MAXIMUM):
         wanted, found = (pixel / PIXEL_MAXIMUM - mean) / std, pixel * scale + offset

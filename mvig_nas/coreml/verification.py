@@ -1,9 +1,8 @@
-"""A saved package against what it should hold and compute: kernels, weights, predictions, labelled images."""
+"""A saved package against what it should hold and compute: kernels, weights, predictions."""
 
-import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,17 +13,13 @@ from numpy.typing import NDArray
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from mvig_nas import kernels, values
+from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml.interpreter import Precision, run
 from mvig_nas.coreml.package import (
     FP16,
-    INPUT_NAME,
-    LABEL_NAME,
     METADATA_PREFIX,
     PIXEL_MAXIMUM,
-    PREPROCESSING,
-    PROBABILITIES_NAME,
     PROGRAM_KINDS,
     Operation,
     SavedProgram,
@@ -38,10 +33,8 @@ from mvig_nas.coreml.reference_networks import (
     reference_with_constants_of,
     rounded_reference,
 )
-from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, check_classes
+from mvig_nas.image_data import Preprocessing
 from mvig_nas.network import MobileViG, for_inference
-from mvig_nas.training.accuracy import Accuracy, Tally
 
 TOLERANCE = 1e-3  # of the largest logit
 # In fp64 only the order of summation is left; a block behind a fresh layer scale of 1e-5 still shows.
@@ -72,17 +65,25 @@ class Verification:
     input_kind: str
     num_classes: int
     comparison: Comparison  # of its predictions
+    digests: int  # SHA-256 that the metadata state and that agree: of the program and of the weights, if any
 
 
-def verify(package: Path, architecture: Architecture, network: MobileViG | None = None) -> Verification:
+def verify(
+    package: Path,
+    architecture: Architecture,
+    network: MobileViG | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Verification:
     """Check a saved package against the architecture, and against the network's weights if one is given.
 
     Compared, in this order: the fingerprint in the metadata; input and output; the precision of every operation (fp16);
     the operations against `kernels.of(architecture, "exported")` as a multiset of kind, shape, kernel size, stride,
-    groups and weight bytes; an image's normalisation; every convolution's weight and bias with the folded network's,
-    rounded to fp16. Then the program is executed as `execute` does, on noise, smooth colours, black and white: its
-    logits with the architecture's network of the same weights in fp64, which finds wrong wires; with the network's in
-    fp32, to 1e-3 of the largest logit; and in fp16, where no value may be infinite or NaN. Core ML itself runs nowhere.
+    groups and weight bytes; an image's normalisation with what the metadata state, and that with `preprocessing` if it
+    is given; every convolution's weight and bias with the folded network's, rounded to fp16. Then the program is
+    executed as `execute` does, on noise, smooth colours, black and white: its logits with the architecture's network of
+    the same weights in fp64, which finds wrong wires; with the network's in fp32, to 1e-3 of the largest logit; and in
+    fp16, where no value may be infinite or NaN. Core ML itself runs nowhere. Last, program and weights are compared
+    with the SHA-256 that the metadata state, if they do.
 
     Raises:
         MvigNasError: the package cannot be read or executed, or something differs; the message names the first
@@ -95,10 +96,11 @@ def verify(package: Path, architecture: Architecture, network: MobileViG | None 
     casts = _check_precision(program)
     compared = _check_operations(program, architecture, input_kind == "image", has_labels, num_classes)
     if input_kind == "image":
-        check_normalisation(program)
+        check_normalisation(program, preprocessing)
     count, elements, rounding = (0, 0, 0.0) if network is None else _check_weights(program, network)
     comparison = compare(program, architecture, num_classes, network)
-    return Verification(compared, casts, count, elements, rounding, input_kind, num_classes, comparison)
+    digests = program.check_digests()
+    return Verification(compared, casts, count, elements, rounding, input_kind, num_classes, comparison, digests)
 
 
 def _check_fingerprint(program: SavedProgram, architecture: Architecture) -> None:
@@ -253,7 +255,7 @@ def compare(
     reference = None if network is None else rounded_reference(network)
     differences, roundings = {}, []
     for name, pixels in example_images(architecture.resolution).items():
-        given = _given(program, pixels)
+        given = given_to(program, pixels)
         found = _logits(program, given, "float32")
         if reference is not None:
             seen = _as_stated(program, pixels) if _has_pixels(program) else given
@@ -304,7 +306,7 @@ def _least_difference(program: SavedProgram, reference: MobileViG, enough: float
     """
     least = float("inf")
     for seed in range(1, _NOISE_IMAGES + 1):
-        given = _given(program, _noise(reference.architecture.resolution, seed))
+        given = given_to(program, _noise(reference.architecture.resolution, seed))
         found, wanted = _logits(program, given, "float64"), _predicted(reference, _applied(program, given))
         least = min(least, share(found, wanted))
         if least <= enough:
@@ -324,7 +326,7 @@ def _has_pixels(program: SavedProgram) -> bool:
     return any(node.type == "batch_norm" for node in program.nodes)
 
 
-def _given(program: SavedProgram, pixels: Tensor) -> Tensor:
+def given_to(program: SavedProgram, pixels: Tensor) -> Tensor:
     """What the program takes of an image: its pixels, or these normalised."""
     return pixels if _has_pixels(program) else _normalised(pixels)
 
@@ -366,42 +368,3 @@ def _logits(program: SavedProgram, given: Tensor, precision: Precision) -> Tenso
 @torch.no_grad()
 def _predicted(network: MobileViG, image: Tensor) -> Tensor:
     return cast(Tensor, network(image))
-
-
-def package_accuracy(
-    package: Path, images: LabelledImages, *, precision: Precision = "float16", workers: int = 0
-) -> Accuracy:
-    """Accuracy of a classifier's package, its classes in the images' order, on images cropped as its metadata say.
-
-    Executed by `execute`, one image at a time: a tenth of a second to some seconds each.
-
-    Raises:
-        MvigNasError: the package is no classifier, of other classes than the images, or cannot be executed.
-    """
-    program = SavedProgram(package)
-    if not program.labels:
-        names = ", ".join(program.output_names)
-        raise MvigNasError(
-            f"a package to evaluate must be a classifier with `{LABEL_NAME}`, got outputs {names} in "
-            f"{program.package}; export the model's folder, or give --labels."
-        )
-    check_classes(images, program.labels)
-    stated = program.metadata.get(METADATA_PREFIX + PREPROCESSING)
-    preprocessing = (
-        Preprocessing()
-        if stated is None
-        else values.read(Preprocessing, json.loads(stated), f"the preprocessing in {package}")
-    )
-    declared = program.description.input[0].type
-    takes_pixels = declared.WhichOneof("Type") == "imageType"
-    side = int(declared.imageType.height if takes_pixels else declared.multiArrayType.shape[-1])
-    if takes_pixels:
-        preprocessing = replace(preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
-    columns = [program.labels.index(name) for name in images.classes]
-    tally = Tally(len(columns))
-    for batch, targets in EvaluationImages(images, preprocessing, side, 1, workers=workers):
-        given = (batch * PIXEL_MAXIMUM).round().clamp(0, PIXEL_MAXIMUM) if takes_pixels else batch.half().float()
-        found = run(program, {INPUT_NAME: given}, precision)[PROBABILITIES_NAME]
-        assert isinstance(found, torch.Tensor)
-        tally.add(found[:, columns], targets)
-    return tally.accuracy
