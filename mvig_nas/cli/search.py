@@ -137,17 +137,20 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
     """Write the report of a search that `command` made, and print what was found."""
     from mvig_nas.cli.output import count, interval, print_json, print_table
     from mvig_nas.report import latency_note, outside_note, predictor_note, preset_rows, score_note, write_report
+    from mvig_nas.report.search_report import score_values
+    from mvig_nas.scores import meaning_of
 
     study, latency = done.study, done.latency
     presets = preset_rows(done)
     files = write_report(done, presets, command)
-    winner = study.winner
+    winner, meaning = study.winner, meaning_of(done.score)
     outside = [] if winner is None else latency.outside([winner.architecture])[0]
     if as_json:
         print_json(
             {
                 "winner": None if winner is None else winner.to_dict(),
                 "unlike_measured": outside,
+                **({} if winner is None else score_values(done, winner)),
                 "presets": presets,
                 "judged": study.judged,
                 "evaluated": study.evaluated,
@@ -166,16 +169,17 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
     if winner is None or winner.interval_ms is None or winner.totals is None:
         click.echo("No architecture inside the budget could be scored; see candidates.jsonl for the reasons.")
         return
-    row = ["winner", f"{winner.score:.3f}", f"{winner.latency_ms:.3f}", interval(*winner.interval_ms)]
+    row = ["winner", meaning.shown(winner.score or 0.0), f"{winner.latency_ms:.3f}", interval(*winner.interval_ms)]
     rows = [[*row, count(winner.totals.parameters), count(winner.totals.macs), winner.fingerprint]]
     for preset in presets:
         name = preset["name"] if preset["is_within_budget"] else f"({preset['name']})"
-        value = "-" if preset["score"] is None else f"{preset['score']:.3f}"
+        value = "-" if preset["score"] is None else meaning.shown(preset["score"])
         cells = [name, value, f"{preset['latency_ms']:.3f}", interval(*preset["interval_ms"])]
         rows.append([*cells, count(preset["parameters"]), count(preset["macs"]), preset["fingerprint"]])
+    heading = f"{'top-1' if meaning.is_top1 else 'score'} ({study.settings.score.partition(':')[0]})"
     print_table(
         f"Predicted for {study.settings.labels['device']}",
-        ["architecture", f"score ({study.settings.score})", "ms", "80 % interval", "parameters", "MACs", "fingerprint"],
+        ["architecture", heading, "ms", "80 % interval", "parameters", "MACs", "fingerprint"],
         rows,
     )
     if not all(preset["is_within_budget"] for preset in presets):
@@ -184,9 +188,11 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
         click.echo(f"{len(study.front)} architectures on the front: {files['front']}")
     if study.predictor_error is not None:
         click.echo(predictor_note(study.predictor_error))
-    click.echo(f"{score_note(study.settings.score)} {latency_note(latency)}")
+    click.echo(f"{score_note(done)} {latency_note(latency)}")
     if outside:
         click.echo(f"warning: the winner is {outside_note(latency.predictor.device, outside)}", err=True)
     click.echo(f"Report: {files['report']}")
-    click.echo(f"Next: mvig-nas describe {files['winner']}")
-    click.echo(f"      mvig-nas export {files['winner']}")
+    images = study.settings.labels.get("data", "IMAGES")
+    click.echo(f"Next: mvig-nas finalists {study.folder} --data {images}    to measure the top-1 of the best networks")
+    click.echo(f"      mvig-nas retrain {files['winner']} --data {images}    to train this one")
+    click.echo(f"      mvig-nas export {files['winner']}    for timing on a phone, as its weights are random")

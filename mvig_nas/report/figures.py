@@ -5,23 +5,28 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, png
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from mvig_nas.latency.held_out import HeldOut
+    from mvig_nas.scores import Meaning
     from mvig_nas.search import Study
     from mvig_nas.search.contracts import Candidate
 
 _MOST_NAMED = 30  # classes
 
 
-def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]]) -> bytes:
+def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]], meaning: "Meaning") -> bytes:
     """Score against predicted latency: every scored candidate, the front, the presets, the winner, the budget."""
     figure, axes = figure_axes(
-        f"predicted latency on {study.settings.labels.get('device', 'device')} (ms)", f"score ({study.settings.score})"
+        f"predicted latency on {study.settings.labels.get('device', 'device')} (ms)", _score_label(study, meaning)
     )
+    _percent(axes, meaning)
     scored = [candidate for candidate in study.candidates if candidate.score is not None]
     axes.scatter([c.latency_ms for c in scored], [_score(c) for c in scored], s=14, color=MUTED, label="scored")
     front = study.front
@@ -51,15 +56,20 @@ def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]]) -> b
         if winner.interval_ms is not None:
             low, high = winner.interval_ms
             axes.hlines(winner.score, low, high, color=ACCENT, linewidth=1.2, label="its 80 % interval")
+        error = meaning.standard_error(winner.score)
+        if error is not None:
+            bounds = winner.score - 2 * error, winner.score + 2 * error
+            axes.vlines(winner.latency_ms, *bounds, color=ACCENT, linewidth=1.2, label="two standard errors")
     if study.settings.budget.latency_ms is not None:
         axes.axvline(study.settings.budget.latency_ms, color=INK, linestyle=":", linewidth=1, label="budget")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return png(figure)
 
 
-def best_so_far_png(study: "Study") -> bytes:
+def best_so_far_png(study: "Study", meaning: "Meaning") -> bytes:
     """Best score against the number of evaluations."""
-    figure, axes = figure_axes("evaluations", f"best score so far ({study.settings.score})")
+    figure, axes = figure_axes("evaluations", f"best {_score_label(study, meaning)} so far")
+    _percent(axes, meaning)
     series = [(count, best) for count, best in enumerate(study.best_so_far, start=1) if best is not None]
     axes.step([count for count, _ in series], [best for _, best in series], where="post", color=BAND)
     if series:
@@ -127,6 +137,16 @@ def confusion_png(confusion: NDArray[Any], classes: Sequence[str]) -> bytes:
                         color="white" if dark else "black",
                     )  # fmt: skip
     return png(figure)
+
+
+def _score_label(study: "Study", meaning: "Meaning") -> str:
+    name = study.settings.score.partition(":")[0]
+    return f"top-1 ({name})" if meaning.is_top1 else f"score ({name})"
+
+
+def _percent(axes: "Axes", meaning: "Meaning") -> None:
+    if meaning.is_top1:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _score(candidate: "Candidate") -> float:

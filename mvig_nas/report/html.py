@@ -6,10 +6,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mvig_nas.architecture import SWITCHES
+from mvig_nas.scores import Meaning, meaning_of
 
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
     from mvig_nas.search import Study
+    from mvig_nas.search.search_run import SearchRun
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -39,29 +41,28 @@ _STAGE_COLUMNS = {
 
 
 def page(
-    study: "Study",
+    done: "SearchRun",
     presets: Sequence[Mapping[str, Any]],
     plots: Mapping[str, bytes],
     notes: Sequence[str],
-    *,
     command: str,
-    seconds: float,
 ) -> str:
-    """The report of a finished search; `notes` say what its numbers are worth."""
+    """The report of a finished search, made by `command`; `notes` say what its numbers are worth."""
+    study, meaning = done.study, meaning_of(done.score)
     settings, winner = study.settings, study.winner
     device = settings.labels.get("device", "device")
     parts = [
         f"<h1>Search in {escape(settings.space.name)} for {escape(device)}</h1>",
         f"<p class=note>{study.judged:,} architectures judged by predicted latency, {study.evaluated:,} scored by "
-        f"{escape(settings.score)} with {escape(settings.sampler)}, seed {settings.seed}, {seconds:.1f} s.</p>",
+        f"{escape(settings.score)} with {escape(settings.sampler)}, seed {settings.seed}, {done.seconds:.1f} s.</p>",
         *(f"<p class=note>{escape(note)}</p>" for note in notes),
     ]
     if winner is not None:
-        parts += ["<h2>Winner and published networks</h2>", _comparison(study, presets)]
+        parts += ["<h2>Winner and published networks</h2>", _comparison(study, presets, meaning)]
         parts += ["<h2>The winner, stage by stage</h2>", _stages(winner.architecture)]
     titles = {"score_latency": "Score against latency", "best_so_far": "Progress"}
     parts += [image(title, plots[name]) for name, title in titles.items()]
-    parts += ["<h2>Front</h2>", _front(study)]
+    parts += ["<h2>Front</h2>", _front(study, meaning)]
     parts.append(f"<h2>How it was made</h2><p><code>{escape(command)}</code></p>")
     versions = ", ".join(f"{escape(name)} {escape(number)}" for name, number in settings.versions.items())
     parts.append(f"<p class=note>{versions}</p>")
@@ -83,20 +84,24 @@ def image(title: str, png: bytes) -> str:
     return f'<h2>{escape(title)}</h2><img alt="{escape(title)}" src="data:image/png;base64,{content}">'
 
 
-def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]]) -> str:
+def _comparison(study: "Study", presets: Sequence[Mapping[str, Any]], meaning: Meaning) -> str:
     winner = study.winner
     rows = []
     if winner is not None and winner.interval_ms is not None and winner.totals is not None:
-        cells = [f"winner {winner.fingerprint}", f"{winner.score:.4g}", f"{winner.latency_ms:.3f}"]
+        cells = [f"winner {winner.fingerprint}", meaning.shown(winner.score or 0.0), f"{winner.latency_ms:.3f}"]
         cells += [f"{winner.interval_ms[0]:.2f}-{winner.interval_ms[1]:.2f}"]
         rows.append(("winner", [*cells, f"{winner.totals.parameters:,}", f"{winner.totals.macs:,}"]))
     for preset in presets:
         name = preset["name"] if preset["is_within_budget"] else f"{preset['name']} (not within the budget)"
         low, high = preset["interval_ms"]
-        score = "" if preset["score"] is None else f"{preset['score']:.4g}"
+        score = "" if preset["score"] is None else meaning.shown(preset["score"])
         cells = [name, score, f"{preset['latency_ms']:.3f}", f"{low:.2f}-{high:.2f}"]
         rows.append(("", [*cells, f"{preset['parameters']:,}", f"{preset['macs']:,}"]))
-    return table(["architecture", "score", "predicted ms", "80 % interval", "parameters", "MACs"], rows)
+    return table(["architecture", _title(meaning), "predicted ms", "80 % interval", "parameters", "MACs"], rows)
+
+
+def _title(meaning: Meaning) -> str:
+    return "top-1 by the score" if meaning.is_top1 else "score"
 
 
 def _stages(architecture: "Architecture") -> str:
@@ -111,9 +116,9 @@ def _stages(architecture: "Architecture") -> str:
     return table(["stage", *columns.values()], rows) + note
 
 
-def _front(study: "Study") -> str:
-    rows = [("", [c.fingerprint, f"{c.score:.4g}", f"{c.latency_ms:.3f}"]) for c in study.front]
-    return table(["architecture", "score", "predicted ms"], rows)
+def _front(study: "Study", meaning: Meaning) -> str:
+    rows = [("", [c.fingerprint, meaning.shown(c.score or 0.0), f"{c.latency_ms:.3f}"]) for c in study.front]
+    return table(["architecture", _title(meaning), "predicted ms"], rows)
 
 
 def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:

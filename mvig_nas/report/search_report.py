@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvig_nas import __version__, kernels, run_folder
+from mvig_nas import __version__, kernels, run_folder, scores
 from mvig_nas.architecture import FAMILY_PRESETS, PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
@@ -83,14 +83,15 @@ def write_report(done: "SearchRun", presets: Sequence[Mapping[str, Any]], comman
     study, latency = done.study, done.latency
     folder = study.folder or Path()
     outside = [] if study.winner is None else latency.outside([study.winner.architecture])[0]
-    notes = [score_note(study.settings.score), f"{latency_note(latency)} {_INTERVAL}"]
+    notes = [score_note(done), f"{latency_note(latency)} {_INTERVAL}"]
     if study.predictor_error is not None:
         notes.append(predictor_note(study.predictor_error))
     if outside:
         notes.append(f"The winner is {outside_note(latency.predictor.device, outside)}")
+    meaning = scores.meaning_of(done.score)
     plots = {
-        "score_latency": score_latency_png(study, presets),
-        "best_so_far": best_so_far_png(study),
+        "score_latency": score_latency_png(study, presets, meaning),
+        "best_so_far": best_so_far_png(study, meaning),
     }
     own = {"run": run_folder.FILE, "study": STUDY_FILE, "candidates": CANDIDATES_FILE}
     files = {name: folder / file_name for name, file_name in own.items()}
@@ -98,19 +99,19 @@ def write_report(done: "SearchRun", presets: Sequence[Mapping[str, Any]], comman
         "front": ("front.csv", _front_csv(study)),
         "score_latency": ("score_latency.png", plots["score_latency"]),
         "best_so_far": ("best_so_far.png", plots["best_so_far"]),
-        "report": ("report.html", page(study, presets, plots, notes, command=command, seconds=done.seconds)),
+        "report": ("report.html", page(done, presets, plots, notes, command)),
     }
     if study.winner is not None:
-        contents["winner"] = ("winner.json", json.dumps(winner_values(study, study.winner, outside), indent=2) + "\n")
+        contents["winner"] = ("winner.json", json.dumps(winner_values(done, study.winner, outside), indent=2) + "\n")
     for name, (file_name, content) in contents.items():
         files[name] = folder / file_name
         save(files[name], content)
     return files
 
 
-def winner_values(study: "Study", winner: "Candidate", outside: Sequence[str]) -> dict[str, Any]:
+def winner_values(done: "SearchRun", winner: "Candidate", outside: Sequence[str]) -> dict[str, Any]:
     """What winner.json holds: the architecture, what is predicted of it, and by what."""
-    settings = study.settings
+    settings = done.study.settings
     return {
         "schema": SCHEMA,
         "fingerprint": winner.fingerprint,
@@ -122,9 +123,21 @@ def winner_values(study: "Study", winner: "Candidate", outside: Sequence[str]) -
         "unlike_measured": list(outside),
         "score": winner.score,
         "score_name": settings.score,
+        **score_values(done, winner),
         "budget": settings.budget.to_dict(),
         "seed": settings.seed,
         "versions": _versions(),
+    }
+
+
+def score_values(done: "SearchRun", winner: "Candidate") -> dict[str, Any]:
+    """Unit of the scores of a search, images measured on, the winner's standard error, and how many are like it."""
+    meaning = scores.meaning_of(done.score)
+    return {
+        "score_unit": "top-1" if meaning.is_top1 else None,
+        "score_images": meaning.images,
+        "score_standard_error": meaning.standard_error(winner.score or 0.0),
+        "not_told_from_winner": meaning.alike([c.score for c in done.study.candidates if c.score is not None]),
     }
 
 
@@ -145,19 +158,15 @@ def _front_csv(study: "Study") -> str:
     return text.getvalue()
 
 
-def score_note(name: str) -> str:
-    """One sentence on what the score of this name can be taken for."""
-    if name.startswith("supernet:"):
-        return (
-            "The score is a sub-network's top-1 on held-out training images, with the supernet's weights: it orders "
-            "networks, and is not what training the network by itself would reach."
-        )
-    if name.startswith("calibrated:"):
-        return (
-            "The score is the top-1 that is predicted, from other scores, of a network that is trained by itself; "
-            "docs/scores.md says how far to trust it."
-        )
-    return "The score is a training-free proxy: it orders networks and is no accuracy."
+def score_note(done: "SearchRun") -> str:
+    """What the scores of a search are, and how many candidates cannot be told from the winner."""
+    meaning = scores.meaning_of(done.score)
+    values = [each.score for each in done.study.candidates if each.score is not None]
+    alike = meaning.alike(values)
+    if alike is None or not values:
+        return meaning.note
+    told = f"{alike} of the other {len(values) - 1} scored networks cannot be told from the winner by it"
+    return f"{meaning.note} {told}: they are less than two standard errors behind."
 
 
 def predictor_note(error: "PredictorError") -> str:

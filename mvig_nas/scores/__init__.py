@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mvig_nas.lazy import attributes_of
+from mvig_nas.scores.meaning import Meaning, meaning_of
 from mvig_nas.scores.named_scores import DEFAULT, NAMES, Score, load
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ __all__ = [
     "NAMES",
     "CalibratedFit",
     "CalibratedScore",
+    "Meaning",
     "Score",
     "SupernetScore",
     "fit_calibrated",
     "grad_norm",
     "load",
+    "meaning_of",
     "naswot",
     "save_calibrated",
     "snip",

@@ -24,6 +24,7 @@ from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import read_json, save
+from mvig_nas.scores.meaning import Meaning
 from mvig_nas.values import about
 
 FloatArray = NDArray[np.float64]
@@ -33,6 +34,10 @@ FILE = "calibrated.json"
 FEWEST = 8
 SCHEMA = 1
 _PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
+_NOTE = (
+    "The score is the top-1 of a network that is trained by itself, predicted from other scores by a fit to {count} "
+    "such networks; docs/scores.md says how far to trust it."
+)
 _SLACK = 0.05  # of the range fitted to; a score that lies further outside is told
 
 
@@ -222,6 +227,7 @@ class CalibratedScore:
         self.name = f"{PREFIX}{path}"
         names = (_moved(name, lambda inside: os.path.normpath(file.parent / inside)) for name in self.fit.scores)
         self._scores = [load(name, self.fit.seed) for name in names]
+        self.meaning = Meaning(_NOTE.format(count=self.fit.count), is_top1=True, spread=self.fit.spread)
 
     def __call__(self, architecture: Architecture) -> float:
         """Predicted top-1.

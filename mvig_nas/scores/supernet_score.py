@@ -18,6 +18,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import append
 from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split
+from mvig_nas.scores.meaning import Meaning
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, TrainedSupernet, check_covers, load_supernet
 from mvig_nas.training import Process, Recipe
@@ -25,6 +26,10 @@ from mvig_nas.training.accuracy import CALIBRATION_IMAGES, Calibration, recalibr
 
 PREFIX = "supernet:"
 _BATCH = 256
+_NOTE = (
+    "The score is a sub-network's top-1 on {count:,} held-out training images, with the supernet's weights: it orders "
+    "networks, and is not what training the network by itself would reach."
+)
 
 
 class SupernetScore:
@@ -73,6 +78,7 @@ class SupernetScore:
         resolution = self.trained.supernet.space.largest.resolution
         self._device = Process.start(self._asked_device).device
         self._supernet = self.trained.supernet.to(self._device)
+        self.meaning = Meaning(_NOTE.format(count=len(held)), is_top1=True, images=len(held))
         self._held = EvaluationImages(held, recipe.preprocessing, resolution, _BATCH, workers=workers)
         self._calibration = (
             Calibration(rest, recipe.preprocessing, resolution, count=calibration_images).batches

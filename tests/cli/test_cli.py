@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     done = search(folder)
     assert done.returncode == 0, done.stderr
-    assert "Next: mvig-nas describe" in done.stdout
+    assert "Next: mvig-nas finalists run --data IMAGES" in done.stdout
     return folder / "run"
 
 

@@ -10,9 +10,13 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from mvig_nas import scores, shipped
+from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
-from mvig_nas.scores import CalibratedScore, fit_calibrated, save_calibrated
+from mvig_nas.report import preset_rows, write_report
+from mvig_nas.scores import CalibratedScore, fit_calibrated, load, save_calibrated
 from mvig_nas.scores.calibrated_score import FILE, CalibratedFit
+from mvig_nas.search.search_run import SearchRequest, run_search
+from mvig_nas.search.search_settings import SearchSettings
 from mvig_nas.search_space import SearchSpace
 
 SPACE = SearchSpace.from_toml(shipped.space_path("micro"))
@@ -128,3 +132,28 @@ def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\x00")
     with pytest.raises(MvigNasError, match="rank networks first"):
         scores.load(f"calibrated:{tmp_path}")
+
+
+def test_a_search_by_it_ends_with_a_top1_and_its_error(tmp_path: Path) -> None:
+    space = SearchSpace.load("micro")
+    rng = random.Random(0)
+    sampled = [space.sample(rng) for _ in range(12)]
+    cost = load("log_macs")
+    top1 = [0.05 * cost(each) - 0.2 + 0.01 * rng.gauss(0, 1) for each in sampled]
+    ranking = tmp_path / "ranking"
+    ranking.mkdir()
+    save_calibrated(fit_calibrated({"log_macs": [cost(each) for each in sampled]}, top1), ranking)
+    request = SearchRequest(
+        space="micro",
+        score=f"calibrated:{ranking}",
+        budget=Budget(latency_ms=0.45),
+        settings=SearchSettings(evaluations=12, sampler="random"),
+    )
+    done = run_search(request, tmp_path / "run")
+    files = write_report(done, preset_rows(done), "mvig-nas search")
+    winner = json.loads(files["winner"].read_text())
+    assert winner["score_unit"] == "top-1"
+    assert 0.001 < winner["score_standard_error"] < 0.05
+    assert 0 <= winner["not_told_from_winner"] < 12
+    assert f"{100 * winner['score']:.1f} % ±" in files["report"].read_text()
+    assert "cannot be told from the winner" in files["report"].read_text()
