@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvig_nas.architecture import FAMILY_PRESETS, PRESETS, Architecture
-from mvig_nas.constraints import Constraints
+from mvig_nas.constraints import UNCONSTRAINED, Constraints
 from mvig_nas.errors import MvigNasError
 from mvig_nas.search_space import PARAMETER_NAMES, SearchSpace
 from tests.strategies import FAMILY_SPACES, SPACES, architectures, generators, spaces
@@ -30,13 +30,19 @@ def test_samples_mutants_and_children_stay_in_the_space(
 ) -> None:
     one, other = space.sample(rng), space.sample(rng)
     mutant = space.mutate(one, rng, probability)
-    child = space.crossover(one, other, rng)
     assert one in space
     assert mutant in space
     assert mutant != one
-    values, first, second = space.encode(child), space.encode(one), space.encode(other)
-    used = {key for key in values if space.encode(space.decode(values)) == values}
-    assert all(values[key] in (first[key], second[key], space.choices[key][0]) for key in used)
+    assert space.crossover(one, other, rng) in space
+
+
+@given(spaces(), generators())
+def test_a_child_has_its_parents_values(space: SearchSpace, rng: random.Random) -> None:
+    free = replace(space, constraints=UNCONSTRAINED)  # which may put a third value in
+    one, other = free.sample(rng), free.sample(rng)
+    values, first, second = (free.encode(each) for each in (free.crossover(one, other, rng), one, other))
+    used = {key for key in values if free.encode(free.decode(values)) == values}
+    assert all(values[key] in (first[key], second[key], free.choices[key][0]) for key in used)
 
 
 def test_the_same_seed_gives_the_same_architectures() -> None:
@@ -45,6 +51,13 @@ def test_the_same_seed_gives_the_same_architectures() -> None:
 
 
 def test_shipped_spaces_hold_what_they_promise() -> None:
+    for name in ("mobilevig", "small"):
+        drawn = [SearchSpace.load(name).sample(random.Random(seed)) for seed in range(30)]
+        for architecture in drawn:
+            widths = [stage.width for stage in architecture.stages]
+            assert widths == sorted(widths)
+            assert all(stage.conv_depth + stage.graph_depth for stage in architecture.stages)
+            assert any(stage.graph_depth for stage in architecture.stages)
     assert MOBILEVIG.size >= 10**15
     assert all(architecture in MOBILEVIG for architecture in PRESETS.values())
     assert [name for name, architecture in PRESETS.items() if architecture in TI_SPACE] == [

@@ -16,6 +16,7 @@ from scipy.stats import norm
 from mvig_nas import shipped
 from mvig_nas.architecture import Architecture
 from mvig_nas.cli.search import print_search
+from mvig_nas.constraints import UNCONSTRAINED
 from mvig_nas.latency import ArchitectureLatency, LatencyPredictor
 from mvig_nas.report import write_report
 from mvig_nas.search import FEASIBLE, Candidate, SearchRun, search
@@ -44,14 +45,27 @@ def test_levels_are_the_architecture(space: SearchSpace, seed: int) -> None:
 @given(st.sampled_from(SPACES), st.integers(0, 10_000))
 def test_what_an_architecture_does_not_use_is_marked_unused(space: SearchSpace, seed: int) -> None:
     rng = random.Random(seed)
-    raw = np.array([[rng.randrange(len(space.choices[name])) for name in Features(space).names]])
     features = Features(space)
+    raw = np.array([[rng.randrange(count) for count in features.counts]])
+    while not features.keep_constraints(raw)[0]:
+        raw = np.array([[rng.randrange(count) for count in features.counts]])
     architecture = features.architecture(raw[0])
     marked = features.with_unused(raw)[0]
     for name, level, count in zip(features.names, marked, features.counts, strict=True):
         stage, _, choice = name.rpartition(".")
         owner = architecture.stages[int(stage[-1]) - 1] if choice in STAGE_CHOICES else architecture
         assert (level == count) == (getattr(owner, choice) is None)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_levels_keep_constraints_if_their_network_does(space: SearchSpace) -> None:
+    features = Features(space)
+    free = Features(replace(space, constraints=UNCONSTRAINED))
+    raw = np.random.default_rng(0).integers(features.counts, size=(200, len(features.names)))
+    kept = [space.constraints.broken_by(free.architecture(row)) is None for row in raw]
+    assert features.keep_constraints(raw).tolist() == kept
+    assert any(kept)
+    assert all(kept) == (space.constraints == UNCONSTRAINED)
 
 
 def test_equal_networks_are_equal_to_the_model() -> None:

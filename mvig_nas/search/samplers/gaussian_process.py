@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import log_ndtr
 
-from mvig_nas.architecture import DEPTH_OF, Architecture
+from mvig_nas.architecture import DEPTH_OF, STAGES, Architecture
 from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.map_fit import map_fit
 from mvig_nas.search_space import SearchSpace
@@ -31,6 +31,7 @@ Levels = NDArray[np.intp]
 _LENGTH_SCALE = 0.6  # of a number's rank, scaled to [0, 1]
 _UNLIKE = 0.3  # k_d of two names, and of anything and "unused"
 _FENCE = 5.0
+_CONSTRAINED = ("width", "conv_depth", "graph_depth")  # what constraints are about
 _JITTER = 1e-6
 
 
@@ -74,10 +75,33 @@ class Features:
                 marked[unused, index] = self.counts[index]
         return marked
 
+    def keep_constraints(self, levels: Levels) -> NDArray[np.bool_]:
+        """Which rows of levels keep the space's constraints as they are: (n,)."""
+        constraints = self.space.constraints
+        widths, conv_depths, graph_depths = (self._stage_values(levels, name) for name in _CONSTRAINED)
+        is_kept = [
+            np.min(conv_depths + graph_depths, axis=1) >= constraints.least_blocks,
+            np.sum(graph_depths, axis=1) >= constraints.least_graph_blocks,
+        ]
+        if not constraints.widths_may_fall:
+            is_kept.append(np.min(np.diff(widths, axis=1), axis=1) >= 0)
+        kept: NDArray[np.bool_] = np.logical_and.reduce(is_kept)
+        return kept
+
     def expand(self, levels: Levels) -> FloatArray:
         """Features (n, F) whose inner product, weighted by relevance, is S."""
         marked = self.with_unused(levels)
         return np.concatenate([part[marked[:, index]] for index, part in enumerate(self._maps)], axis=1)
+
+    def _stage_values(self, levels: Levels, name: str) -> Levels:
+        """One parameter of every stage, as its value: (n, 4)."""
+        columns = []
+        for stage in range(1, STAGES + 1):
+            key = f"stage{stage}.{name}"
+            choices = np.array(self.space.choices[key])
+            index = self._index.get(key)
+            columns.append(np.full(len(levels), choices[0]) if index is None else choices[levels[:, index]])
+        return np.stack(columns, axis=1)
 
     def _is(self, levels: Levels, name: str, value: int | str) -> NDArray[np.bool_]:
         if name not in self._index:

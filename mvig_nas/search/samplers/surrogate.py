@@ -176,7 +176,10 @@ class Surrogate:
         return sorted(rank, key=lambda child: -rank[child])[: max(FINALISTS, 2 * self.problem.batch)]
 
     def _children(self, parents: Levels, generator: np.random.Generator) -> Levels:
-        """Parents, the first ones more often, half of them crossed over with another, all mutated: (CHILDREN, D)."""
+        """Parents, the first ones more often, half of them crossed over with another, all mutated: (CHILDREN, D).
+
+        Children that break a constraint of the space are left out, unless all do.
+        """
         count, parameters = len(parents), parents.shape[1]
         first = np.minimum(generator.exponential(count / 4, CHILDREN).astype(np.intp), count - 1)
         children = parents[first]
@@ -187,7 +190,9 @@ class Surrogate:
         mutated = generator.random((CHILDREN, parameters)) < probability
         # at least one
         mutated[np.arange(CHILDREN), generator.integers(parameters, size=CHILDREN)] = True
-        return np.where(mutated, generator.integers(self.features.counts, size=children.shape), children)
+        children = np.where(mutated, generator.integers(self.features.counts, size=children.shape), children)
+        kept = self.features.keep_constraints(children)
+        return children[kept] if kept.any() else children
 
     def _batch(
         self, model: GaussianProcess, finalists: Sequence[Architecture], incumbent: float, count: int
