@@ -142,7 +142,7 @@ class Evidence:
         changes = {"epochs": training.epochs, "warmup_epochs": min(1, training.epochs - 1), "seed": training.seed}
         taught = {"teacher": "none" if training.recipe == LABELS else TEACHER, **taught}
         plan: Plan = recipes.load_plan("short", {**entries, **changes}, taught)
-        folder = _linked(training.data, self.settings.runs / "data")
+        folder = linked(training.data, self.settings.runs / "data")
         others = folder / "unlabelled" if training.recipe == "unlabelled" else None
         sources = replace(self.settings.sources, unlabelled=others)
         if training.recipe == LABELS:
@@ -228,7 +228,7 @@ def folder_of(data: Data, home: Path) -> Path:
     return home / data.folder_name
 
 
-def _linked(data: Data, home: Path) -> Path:
+def linked(data: Data, home: Path) -> Path:
     """A folder of links to the share of the images, and to the others below `unlabelled`."""
     folder = folder_of(data, home)
     if (folder / "whole").exists():
