@@ -157,9 +157,9 @@ def write(rows: Mapping[str, list[dict[str, Any]]]) -> None:
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Imagenette's folder.")
 @click.option("--share", type=float, default=0.1, show_default=True, help="Share of its training images.")
 @click.option(
-    "--epochs", type=int, default=150, show_default=True, help="Cost of a contender, in epochs of that share."
+    "--epochs", type=int, default=100, show_default=True, help="Cost of a contender, in epochs of that share."
 )
-@click.option("--finalist-epochs", type=int, default=16, show_default=True, help="Longest training of a finalist.")
+@click.option("--finalist-epochs", type=int, default=12, show_default=True, help="Longest training of a finalist.")
 @click.option("--seeds", type=int, default=3, show_default=True)
 @click.option("--score", "scores", multiple=True, metavar="NAME=IMAGES", help="One more score, and what it cost.")
 def main(data: Path, share: float, seeds: int, scores: tuple[str, ...], **cost: int) -> None:

@@ -135,4 +135,4 @@ def _print_result(result: "RunResult", folder: Path) -> None:
     )
     click.echo(f"Package: {result.package}, {result.operations} operations, verified")
     click.echo(f"Report: {folder / 'report.html'}")
-    click.echo(f"Next: open {result.package} in Xcode; docs/quickstart_app.md has the Swift code.")
+    click.echo(f"Next: open {result.package} in Xcode; `mvig-nas docs quickstart_app` prints the Swift code.")
