@@ -17,6 +17,7 @@ COMMANDS = {
     "search": ("mvig_nas.cli.search", "Search for the best network inside a latency budget."),
     "supernet": ("mvig_nas.cli.supernet", "Train a supernet, and check how it ranks networks."),
     "finalists": ("mvig_nas.cli.finalists", "Train the best networks of a search briefly, and pick by top-1."),
+    "teacher": ("mvig_nas.cli.teachers", "Fine-tune a network to learn from on your images."),
     "retrain": ("mvig_nas.cli.retrain", "Train one network by itself, with a teacher."),
     "evaluate": ("mvig_nas.cli.evaluate", "Measure the accuracy of a trained network or a package."),
     "ablate": ("mvig_nas.cli.ablate", "Run an experiment: what each change to a network costs and gains."),

@@ -45,6 +45,14 @@ def size(value: float) -> str:
     return f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
 
 
+def with_error(top1: float, images: int) -> str:
+    """A top-1 (a fraction) with its standard error and what it was measured on: `28.9 % ± 4.8 of 90 images`."""
+    from math import sqrt
+
+    error = sqrt(top1 * (1 - top1) / images)
+    return f"{100 * top1:.1f} % ± {100 * error:.1f} of {images:,} images"
+
+
 def interval(low_ms: float, high_ms: float) -> str:
     """An interval of milliseconds: `0.91-1.12`."""
     return f"{low_ms:.2f}-{high_ms:.2f}"

@@ -34,14 +34,15 @@ if TYPE_CHECKING:
     type=click.IntRange(32),
     help="Side of the training images in pixels, in place of the architecture's.",
 )
-@changes_of({"plan": Plan, "sources": Sources, "execution": EXECUTION}, leave_out=("from_model", *NO_OPTIONS))
+@changes_of({"plan": Plan, "sources": Sources, "execution": EXECUTION}, leave_out=("from_supernet", *NO_OPTIONS))
 @json_option()
 def retrain(target: str | None, out: Path | None, resume: bool, as_json: bool, **asked: Any) -> None:
     """Train ARCH (a preset, or JSON such as a run's winner.json) by itself, with a teacher, on the images in --data.
 
-    A MODEL, a folder that this command left, is trained on, with new classifiers where the classes are others. The
-    run's `model` then holds config.json and model.safetensors, which timm, `mvig-nas evaluate` and `mvig-nas export`
-    read; `best` the same, after the epoch with the highest top-1. On several GPUs:
+    A MODEL, a folder that this command or timm left, is trained on, with new classifiers where the classes are others.
+    With --from, ARCH begins with what it has in common with another network. The run's `model` then holds config.json
+    and model.safetensors, which timm, `mvig-nas evaluate` and `mvig-nas export` read; `best` the same, after the epoch
+    with the highest top-1. On several GPUs:
     torchrun --nproc-per-node 8 -m mvig_nas retrain ...
     """
     from mvig_nas.training import RetrainRequest
@@ -77,7 +78,8 @@ def _request(
     given = None
     if target is not None and Path(target).is_dir():
         given = read_model(Path(target)).network.architecture
-        sources = replace(sources, from_model=Path(target))
+        if "from_model" not in changes.get("sources", {}):
+            sources = replace(sources, from_model=Path(target))
     elif target is not None:
         given = Architecture.load(target)
     architecture = needed(given, saved.architecture if saved else None, "an architecture", resume)

@@ -21,8 +21,8 @@ from mvig_nas.finalists.request import FinalistsRequest, Resources
 from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split, resized
 from mvig_nas.network import MobileViG
 from mvig_nas.recipes import Recipe
-from mvig_nas.supernet import load_supernet
 from mvig_nas.training import Execution, Knowledge, Validated, train_alone
+from mvig_nas.training.first_weights import read_first_weights
 from mvig_nas.training.guard import DivergedError
 
 REPORTS, RESULT, STATE = "reports.jsonl", "result.json", "state.pt"
@@ -62,17 +62,15 @@ def train_finalist(config: dict[str, Any], training: Training | None = None) -> 
     torch.set_num_threads(max(1, int(training.resources.cpus)))
     images, held = images_of(training.request)
     reporter = _Reporter(held, training.recipe, folder, reported=len(known))
-    start = None
+    first = None
     if training.request.supernet is not None:
-        start = load_supernet(training.request.supernet).supernet.extract(architecture).state_dict()
+        first = read_first_weights(training.request.supernet, architecture, images.classes)
     train_alone(
         architecture,
         images,
         training.recipe,
         folder,
-        knowledge=Knowledge(
-            start=start, start_name={} if start is None else {"supernet": str(training.request.supernet)}
-        ),
+        knowledge=Knowledge(first=first),
         execution=Execution(
             in_memory=training.resources.in_memory,
             channels_last=True,

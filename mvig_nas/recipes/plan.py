@@ -100,7 +100,12 @@ class Plan:
     recipe: Recipe = field(default_factory=Recipe)
     teacher: (
         Annotated[
-            str, about("Timm model that the network learns from; `none` for the labels alone.", metavar="NAME|none")
+            str,
+            about(
+                "Timm model that the network learns from, or the folder that `mvig-nas teacher fit` left; `none` for "
+                "the labels alone.",
+                metavar="NAME|FOLDER|none",
+            ),
         ]
         | None
     ) = None
@@ -181,13 +186,54 @@ class SupernetPlan:
             metavar="NAME|FOLDER",
         ),
     ] = DEFAULT_DEVICE
-    teacher: Annotated[str, about("Timm model that teaches the largest sub-network.", metavar="NAME")] | None = None
+    teacher: (
+        Annotated[
+            str,
+            about(
+                "Timm model that teaches the largest sub-network, or the folder of a fine-tuned one.",
+                metavar="NAME|FOLDER",
+            ),
+        ]
+        | None
+    ) = None
     teacher_share: Annotated[
         float, about("Share of the teacher in the loss of the largest sub-network, from 0 to 1.", ge=0, le=1)
     ] = 0.5
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """What is particular to fine-tuning a teacher; the rest is the recipe's. Paths are kept absolute.
+
+    Raises:
+        MvigNasError: a value is out of range.
+    """
+
+    TITLE: ClassVar[str] = "Teacher"
+
+    whole: Annotated[
+        bool,
+        about("Train all of the network's weights, which takes about three times as long, not the last layer alone."),
+    ] = False
+    checkpoint: (
+        Annotated[
+            Path, about("Weights that the network begins with; timm downloads them if not given.", metavar="FILE")
+        ]
+        | None
+    ) = None
+    resolution: (
+        Annotated[
+            int, about("Side in pixels at which the network sees the images; its own if this is not given.", ge=32)
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        object.__setattr__(self, "checkpoint", None if self.checkpoint is None else self.checkpoint.resolve())
 
 
 @dataclass(frozen=True)
@@ -230,10 +276,19 @@ class Sources:
         ]
         | None
     ) = None
-    from_supernet: Annotated[Path, about("Supernet whose weights the network begins with.", metavar="PATH")] | None = (
-        None
-    )
-    from_model: Annotated[Path, about("Folder of the trained model that the network begins with.")] | None = None
+    from_model: (
+        Annotated[
+            Path,
+            about(
+                "What the network begins with, as far as both have it in common: a model's folder, a supernet, or a "
+                "checkpoint of the authors of MobileViG, MobileViGv2 or GreedyViG.",
+                flags=("--from", "--from-supernet"),
+                metavar="PATH",
+            ),
+        ]
+        | None
+    ) = None
+    from_supernet: Annotated[Path, about("A supernet, as runs of older versions name it.")] | None = None
 
     def __post_init__(self) -> None:
         check(self)

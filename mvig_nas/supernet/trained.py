@@ -47,6 +47,15 @@ def save_supernet(path: Path, supernet: Supernet, classes: Sequence[str], traini
     save(path, to_bytes(tensors, {"mvig_nas": json.dumps(about)}))
 
 
+def is_supernet(path: Path) -> bool:
+    """Whether a file is a supernet's, rather than other weights; a damaged one is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "mvig_nas" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def load_supernet(path: Path) -> TrainedSupernet:
     """Supernet from `save_supernet`'s file, or from the folder that holds one.
 

@@ -19,6 +19,7 @@ from mvig_nas.training.steps import (
 from mvig_nas.training.subnetwork_sampling import PHASES, RULES, LatencyRange, Sampling
 from mvig_nas.training.supernet_training import SupernetRequest, run_supernet_training, train_supernet
 from mvig_nas.training.teacher import Teacher, TeacherCache
+from mvig_nas.training.teacher_fitting import FittedTeacher, TeacherRequest, fit_teacher
 from mvig_nas.training.training_log import Progress
 from mvig_nas.training.training_loop import PRECISIONS, Outcome, StopTraining, train
 from mvig_nas.training.validation import Validation
@@ -32,6 +33,7 @@ __all__ = [
     "ClassificationStep",
     "Distillation",
     "Execution",
+    "FittedTeacher",
     "Knowledge",
     "LatencyRange",
     "Outcome",
@@ -51,12 +53,14 @@ __all__ = [
     "SupernetStep",
     "Teacher",
     "TeacherCache",
+    "TeacherRequest",
     "Trained",
     "Validate",
     "Validated",
     "Validation",
     "alpha_divergence",
     "classification",
+    "fit_teacher",
     "images_of",
     "kl_divergence",
     "read_checkpoint",

@@ -5,17 +5,19 @@ pushed to a hub as it is.
 """
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from mvig_nas import values
-from mvig_nas.architecture import Architecture
+from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, read_json, require_regular, save
 from mvig_nas.image_data import Preprocessing
@@ -92,6 +94,9 @@ def write_model(folder: Path, model: TrainedModel) -> None:
 def read_model(folder: Path) -> TrainedModel:
     """What `write_model` wrote into `folder`, or into `model` in it, where `retrain` puts it.
 
+    What timm wrote of a network of this family is read, too (`timm.models.push_to_hf_hub`, `save_for_hf`); where it has
+    no `label_names`, the classes are called `class_0` and so on.
+
     Raises:
         MvigNasError: the folder holds no such model, or a damaged one.
     """
@@ -99,6 +104,8 @@ def read_model(folder: Path) -> TrainedModel:
     path = folder / CONFIG
     try:
         config = read_json(path, f"a model's {CONFIG}", "restore the file")
+        if isinstance(config, dict) and _OURS not in config and "architecture" in config:
+            return _read_timm(folder, config)
         ours = config[_OURS]
         if ours["schema"] != SCHEMA:
             raise MvigNasError(f"a model's schema must be {SCHEMA}, got {ours['schema']} at {path}; upgrade mvig-nas.")
@@ -122,3 +129,29 @@ def read_model(folder: Path) -> TrainedModel:
             f"a model's {WEIGHTS} must hold the weights of its {CONFIG}, got {first!r} in {folder}; restore the file."
         ) from error
     return TrainedModel(network.eval(), classes, preprocessing, about)
+
+
+def _read_timm(folder: Path, config: Mapping[str, Any]) -> TrainedModel:
+    """A model that timm wrote."""
+    name = config["architecture"]
+    if name not in (GENERIC_NAME, *FAMILY_PRESETS):
+        raise MvigNasError(
+            f"a model's folder must hold a network of this family ({GENERIC_NAME}, mobilevig_ti and so on), got "
+            f"{name!r} in {folder}; as a teacher it can be any (--teacher {folder})."
+        )
+    try:
+        network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        first = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise MvigNasError(
+            f"a model's folder must hold weights that timm can load, got {first!r} in {folder}; restore the files."
+        ) from error
+    settings = network.pretrained_cfg
+    preprocessing = Preprocessing(
+        interpolation=settings["interpolation"],
+        crop_fraction=settings["crop_pct"],
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+    )
+    names = config.get("label_names") or [f"class_{number}" for number in range(network.num_classes)]
+    return TrainedModel(network.eval(), tuple(names), preprocessing)

@@ -1,28 +1,26 @@
 """Retraining: one architecture is trained by itself, from images to a model's folder."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import torch
-from torch import Tensor
-
 from mvig_nas import run_folder
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, read_parts, seeded, with_unlabelled
 from mvig_nas.network import MobileViG, build
-from mvig_nas.network.mobilevig import TEACHER_HEAD
 from mvig_nas.recipes import Distillation, Execution, Plan, Recipe, Sources
-from mvig_nas.supernet import load_supernet
+from mvig_nas.supernet import FirstWeights, Inheritance
 from mvig_nas.training.accuracy import Accuracy, accuracies_on, shares
 from mvig_nas.training.checkpoint import FILE
-from mvig_nas.training.model_folder import SUBFOLDER, TrainedModel, read_model, write_model
+from mvig_nas.training.first_weights import read_first_weights
+from mvig_nas.training.model_folder import SUBFOLDER, TrainedModel, write_model
 from mvig_nas.training.process import Process
 from mvig_nas.training.steps import AskTeacher, ClassificationStep, Validate, images_of, steps_of
-from mvig_nas.training.teacher import Teacher, TeacherCache, teacher_of
+from mvig_nas.training.teacher import Teacher, TeacherCache, teacher_of, with_absolute_teacher
 from mvig_nas.training.training_log import Progress
 from mvig_nas.training.training_loop import train
 from mvig_nas.training.validation import Validation
@@ -31,7 +29,6 @@ COMMAND = "retrain"
 LAST = "last"  # in a run's folder: weights of the last step, where the model's are an average
 _WEIGHTS_SEED = 3
 _TOLD = ("kind", "share", "temperature")
-_CLASSIFIERS = ("head.", "head_dist.", TEACHER_HEAD)
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class RetrainRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data).absolute())
+        object.__setattr__(self, "plan", with_absolute_teacher(self.plan))
         if self.sources.unlabelled is not None and self.plan.teacher is None:
             raise MvigNasError(
                 "images without labels must be learnt from a teacher, got none; name one (--teacher NAME), or leave "
@@ -104,14 +102,17 @@ def retrain(
     images, chosen_by, val_images = read_parts(request.data, plan.recipe.hold_out)
     if sources.unlabelled is not None:
         images = with_unlabelled(images, sources.unlabelled)
-    start, start_name = _start(sources, request.architecture, images.classes)
+    first = None
+    if begin_with := sources.from_model or sources.from_supernet:
+        first = read_first_weights(begin_with, request.architecture, images.classes)
+    start = {} if first is None else dict(first.name)
     process = Process.start(execution.torch_device)
     try:
         teacher = teacher_of(plan, sources, images.classes, plan.recipe.preprocessing, process.device)
         about = {
             "plan": plan.to_dict(),
             "teacher": None if teacher is None else teacher.to_dict(),
-            "start": start_name,
+            "start": start,
             "images": images.digest,
         }
         validation = Validation(
@@ -123,7 +124,7 @@ def retrain(
                 images,
                 plan.recipe,
                 folder,
-                knowledge=Knowledge(teacher, plan.distillation, sources.teacher_cache, start, start_name),
+                knowledge=Knowledge(teacher, plan.distillation, sources.teacher_cache, first),
                 validate=validation,
                 execution=replace(execution, resume=goes_on),
                 on_progress=on_progress,
@@ -136,35 +137,12 @@ def retrain(
         images_as = plan.recipe.preprocessing
         if chosen_by is not val_images:
             found = accuracies_on(trained.network, val_images, images_as, workers=execution.workers)
-        about_model = about | {"accuracy": shares(found)}
+        begun = {} if trained.inherited is None else {"inherited": trained.inherited.share}
+        about_model = about | {"accuracy": shares(found), "start": {**start, **begun}}
         write_model(model, TrainedModel(trained.network, images.classes, images_as, about_model))
         if trained.last is not trained.network:
             write_model(folder / LAST, TrainedModel(trained.last, images.classes, images_as, about))
     return Retrained(trained.network, found, model, time.monotonic() - began)
-
-
-def _start(
-    sources: Sources, architecture: Architecture, classes: tuple[str, ...]
-) -> tuple[Mapping[str, Tensor] | None, dict[str, str]]:
-    """The first weights, and plain values that name them.
-
-    They are a model's, without its classifiers where the classes are others, or those of a supernet's sub-network.
-    """
-    if sources.from_model is not None:
-        model = read_model(sources.from_model)
-        weights = model.network.state_dict()
-        if model.classes != classes:
-            weights = {name: each for name, each in weights.items() if not name.startswith(_CLASSIFIERS)}
-        return weights, {"model": str(sources.from_model)}
-    if sources.from_supernet is None:
-        return None, {}
-    trained = load_supernet(sources.from_supernet)
-    if trained.classes != classes:
-        raise MvigNasError(
-            f"a supernet to start from must know the images' classes, got {len(trained.classes)} others in "
-            f"{sources.from_supernet}; train one on these images, or start afresh."
-        )
-    return trained.supernet.extract(architecture).state_dict(), {"supernet": str(sources.from_supernet)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,16 +153,14 @@ class Knowledge:
         teacher: the network learns from its logits; None for the labels alone.
         distillation: what is learnt from the teacher.
         teacher_cache: folder where the teacher's answers are kept for other trainings; see `TeacherCache`.
-        start: a network's weights to begin with, such as a supernet's slices; None for fresh ones. A second classifier
-            that is missing there is a copy of the first; where both are missing, they begin afresh.
-        start_name: plain values that name `start`, so that a resumed training is the same.
+        first: weights to begin with, as far as both networks have them in common; None for fresh ones. Their name is
+            kept, so that a resumed training is the same.
     """
 
     teacher: Teacher | None = None
     distillation: Distillation = field(default_factory=Distillation)
     teacher_cache: Path | None = None
-    start: Mapping[str, Tensor] | None = None
-    start_name: Mapping[str, str] = field(default_factory=dict)
+    first: FirstWeights | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,10 +170,12 @@ class Trained:
     Attributes:
         network: with the weights' moving average, if the recipe has one.
         last: with the weights of the last step; `network` itself where there is no average.
+        inherited: what the network began with of others' weights; None where all were fresh.
     """
 
     network: MobileViG
     last: MobileViG
+    inherited: Inheritance | None = None
 
 
 def train_alone(
@@ -223,7 +201,7 @@ def train_alone(
         validate, execution, on_progress: as in `train`.
 
     Raises:
-        MvigNasError: see `train`; the weights to begin with are of another network.
+        MvigNasError: see `train`.
     """
     knowledge, execution = knowledge or Knowledge(), execution or Execution()
     teacher, distillation = knowledge.teacher, knowledge.distillation
@@ -241,8 +219,12 @@ def train_alone(
         )
         if teacher is not None and learns_all:
             network.set_teacher_classes(teacher.classes, labels_reach_body=not distillation.is_alone)
-    if knowledge.start is not None:
-        _start_from(network, knowledge.start)
+    inherited = None
+    if knowledge.first is not None:
+        inherited = knowledge.first.give_to(network)
+        if on_progress is not None and not execution.resume and Process.start(execution.torch_device).is_first:
+            steps = steps_of(stream, recipe)
+            on_progress(Progress(0, steps, 0.0, math.nan, 0.0, 0.0, 0.0, f"{inherited}"))
     identity: dict[str, Any] = {"architecture": architecture.to_dict()}
     ask: AskTeacher | None = None
     if teacher is not None:
@@ -259,8 +241,8 @@ def train_alone(
                 distillation=distillation,
             )
             identity["teacher_cache"] = True  # its answers are rounded
-    if knowledge.start_name:
-        identity["labels"] = dict(knowledge.start_name)
+    if knowledge.first is not None and knowledge.first.name:
+        identity["labels"] = dict(knowledge.first.name)
     outcome = train(
         ClassificationStep(
             network,
@@ -278,7 +260,7 @@ def train_alone(
         validate=validate,
         on_progress=on_progress,
     )
-    trained = Trained(cast(MobileViG, outcome.model), cast(MobileViG, outcome.last))
+    trained = Trained(cast(MobileViG, outcome.model), cast(MobileViG, outcome.last), inherited)
     for each in (trained.network, trained.last):
         each.set_distilled_training(enable=False)
         each.set_teacher_classes(None)
@@ -290,22 +272,3 @@ def _told(distillation: Distillation) -> dict[str, Any]:
     usual = asdict(Distillation())
     entries = asdict(distillation)
     return {name: entry for name, entry in entries.items() if name in _TOLD or entry != usual[name]}
-
-
-@torch.no_grad()
-def _start_from(network: MobileViG, start: Mapping[str, Tensor]) -> None:
-    weights: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict().items():
-        given = start.get(name)
-        if given is None and name.startswith("head_dist."):
-            given = start.get(name.replace("head_dist", "head", 1))
-        if given is None and name.startswith(_CLASSIFIERS):
-            given = tensor
-        if given is None or given.shape != tensor.shape:
-            found = "none" if given is None else f"one of shape {tuple(given.shape)}"
-            raise MvigNasError(
-                f"the weights to start from must be the architecture's, got {found} for `{name}` of shape "
-                f"{tuple(tensor.shape)}; take those of a network or supernet that holds it, with as many classes."
-            )
-        weights[name] = given
-    network.load_state_dict(weights)

@@ -16,7 +16,7 @@ from mvig_nas.training import checkpoint
 from mvig_nas.training.process import Process
 from mvig_nas.training.steps import SupernetStep, images_of
 from mvig_nas.training.subnetwork_sampling import LatencyRange, Sampling
-from mvig_nas.training.teacher import Teacher, teacher_of
+from mvig_nas.training.teacher import Teacher, teacher_of, with_absolute_teacher
 from mvig_nas.training.training_log import Progress
 from mvig_nas.training.training_loop import Outcome, train
 from mvig_nas.values import plain
@@ -51,6 +51,7 @@ class SupernetRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data).absolute())
+        object.__setattr__(self, "plan", with_absolute_teacher(self.plan))
 
 
 def run_supernet_training(

@@ -8,34 +8,29 @@ of the augmentation instead). Networks of one resolution, images, recipe and tea
 
 import hashlib
 import json
-import pickle
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data import ImageNetInfo, resolve_model_data_config
-from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mvig_nas.errors import MvigNasError, closest
-from mvig_nas.image_data import Preprocessing, TrainingImages, seeded
+from mvig_nas.errors import MvigNasError
+from mvig_nas.image_data import Preprocessing, TrainingImages
 from mvig_nas.recipes import Distillation, Plan, Recipe, Sources, SupernetPlan
+from mvig_nas.training.timm_networks import TimmClassifier, first_line, folder_of, load_network
 from mvig_nas.values import plain
 
+PlanKind = TypeVar("PlanKind", Plan, SupernetPlan)
 _IMAGENET_CLASSES = 1000
 _WORDNET_ID = re.compile(r"n\d{8}")
-# names that training scripts put the weights under; the averaged ones first
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 ANSWERS, PRESENT, ABOUT = "answers.bin", "present.bin", "about.json"
 # what of a recipe makes the images; all else may differ
 _OF_IMAGES = (
@@ -180,10 +175,11 @@ def load_teacher(
     """A network of timm's as a teacher.
 
     Args:
-        name: as in `timm.list_models()`, with a tag such as ``.in1k`` if there are several sets of weights.
+        name: as in `timm.list_models()`, with a tag such as ``.in1k`` if there are several sets of weights; or the
+            folder of a network that was fine-tuned, as `mvig-nas teacher fit` or timm writes it.
         classes: names of ours, in the order of our logits. A checkpoint with as many classes is taken to be trained on
-            the same sorted folders; of an ImageNet-1k network, classes named by WordNet ids are picked. None for
-            all of the teacher's, whatever ours are.
+            the same sorted folders; of an ImageNet-1k network, classes named by WordNet ids are picked, and of a
+            folder's those in its `label_names`. None for all of the teacher's, whatever ours are.
         preprocessing: how the images that it will be given are normalised.
         checkpoint: weights, .safetensors or what torch.save wrote; without it timm downloads them.
         resolution: side in pixels that the network sees, its own by default.
@@ -193,21 +189,18 @@ def load_teacher(
         MvigNasError: no such model, no weights, weights of another model, other classes, or a resolution that the
             network does not take.
     """
-    config = _config(name)
-    # building draws random weights, and the student's must not depend on that
-    with seeded(0):
-        network = _downloaded(name) if checkpoint is None else _built(name, config.classifier, checkpoint)
+    found = load_network(name, checkpoint)
     # the layout that a training gives its images
-    network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    network = found.network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     settings = resolve_model_data_config(network)
-    size = settings["input_size"][-2:] if resolution is None else (resolution, resolution)
-    outputs = _outputs(name, network, size, config.min_input_size, device)
-    columns = None if classes is None else _columns(name, outputs, classes, is_ours=checkpoint is not None)
+    size = tuple(settings["input_size"][-2:]) if resolution is None else (resolution, resolution)
+    outputs = outputs_of(found, size, device)
+    columns = None if classes is None else _columns(found, outputs, classes)
     std = torch.tensor(settings["std"], dtype=torch.float64)
     scale = torch.tensor(preprocessing.std, dtype=torch.float64) / std
     shift = (torch.tensor(preprocessing.mean, dtype=torch.float64) - torch.tensor(settings["mean"])) / std
     return Teacher(
-        name=name,
+        name=found.name,
         network=network,
         size=size,
         interpolation=settings["interpolation"],
@@ -239,122 +232,55 @@ def teacher_of(
     )
 
 
-def _config(name: str) -> PretrainedCfg:
-    """What timm knows of the model."""
-    must = f"a teacher must be a classifier of timm's, got {name!r}"
-    if not timm.is_model(name):
-        near = closest(name, timm.list_models())
-        # a list of more than a thousand is no help
-        raise MvigNasError(f"{must}; {near if near.startswith('did') else 'timm.list_models() has their names.'}")
+def outputs_of(found: TimmClassifier, size: tuple[int, int], device: str | torch.device) -> int:
+    """Classes that a network has, tried on one image of a height and width in pixels.
+
+    Raises:
+        MvigNasError: it does not take images of that size.
+    """
     try:
-        config = get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise MvigNasError(f"{must}; leave out what follows the dot: {_first_line(error)}") from error
-    if config is None or not config.classifier:
-        raise MvigNasError(f"{must}, which has no last layer of classes; take another.")
-    return cast(PretrainedCfg, config)
-
-
-def _downloaded(name: str) -> nn.Module:
-    try:
-        return cast(nn.Module, timm.create_model(name, pretrained=True))
-    except Exception as error:  # whatever the hub's client and its transport raise
-        raise MvigNasError(
-            f"the weights of teacher {name!r} must be there to download, got {_first_line(error)!r}; "
-            "give a file of them: --teacher-checkpoint FILE."
-        ) from error
-
-
-def _built(name: str, classifier: str | tuple[str, ...], checkpoint: Path) -> nn.Module:
-    """The network with as many classes as the checkpoint's last layer has."""
-    weights = _read(checkpoint)
-    key = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
-    if key not in weights:
-        raise _other_weights(name, checkpoint, f"it has no {key!r}")
-    network = cast(nn.Module, timm.create_model(name, num_classes=len(weights[key])))
-    own = network.state_dict()
-    # a count of batches, which safetensors of old lack
-    needed = {entry for entry in own if not entry.endswith(".num_batches_tracked")}
-    for entry in sorted(needed - weights.keys()):
-        raise _other_weights(name, checkpoint, f"it has no {entry!r}")
-    for entry in sorted(weights.keys() - own.keys()):
-        raise _other_weights(name, checkpoint, f"it has {entry!r} besides")
-    for entry, tensor in weights.items():
-        if tensor.shape != own[entry].shape:
-            found, asked = tuple(tensor.shape), tuple(own[entry].shape)
-            raise _other_weights(name, checkpoint, f"its {entry!r} is {found}, not {asked}")
-    network.load_state_dict(own | weights)
-    return network
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        raise MvigNasError(
-            f"a teacher's checkpoint must be a file of tensors, got {_first_line(error)!r} at {path}; "
-            "write one with torch.save(model.state_dict(), FILE)."
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise MvigNasError(
-            f"a teacher's checkpoint must hold tensors by name, bare or under {' or '.join(map(repr, _WRAPPERS))}, "
-            f"got something else in {path}; write one with torch.save(model.state_dict(), FILE)."
-        )
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
-
-
-def _outputs(
-    name: str, network: nn.Module, size: tuple[int, int], smallest: Sequence[int] | None, device: str | torch.device
-) -> int:
-    """Classes that the network has, tried on one image of the size."""
-    try:
-        if smallest is not None and min(size) < min(smallest[-2:]):
-            raise ValueError(f"at least {min(smallest[-2:])} px are needed")
+        if found.smallest is not None and min(size) < min(found.smallest):
+            raise ValueError(f"at least {min(found.smallest)} px are needed")
         with torch.no_grad():
-            return int(network(torch.zeros(1, 3, *size, device=device)).shape[1])
+            return int(found.network(torch.zeros(1, 3, *size, device=device)).shape[1])
     except (AssertionError, RuntimeError, ValueError) as error:
         raise MvigNasError(
-            f"teacher {name!r} must take images of {size[0]} px, got {_first_line(error)!r}; leave out the resolution."
+            f"teacher {found.name!r} must take images of {size[0]} px, got {first_line(error)!r}; leave out the "
+            "resolution."
         ) from error
 
 
-def _columns(name: str, outputs: int, classes: Sequence[str], *, is_ours: bool) -> list[int] | None:
+def with_absolute_teacher(plan: PlanKind) -> PlanKind:
+    """The plan; a teacher that is the path to a folder stays the same from other folders."""
+    if plan.teacher is None or folder_of(plan.teacher) is None:
+        return plan
+    return replace(plan, teacher=str(Path(plan.teacher).absolute()))
+
+
+def _columns(network: TimmClassifier, outputs: int, classes: Sequence[str]) -> list[int] | None:
     """For each class its index among the teacher's logits; None where they are ours already."""
+    if network.classes is not None and set(classes) <= set(network.classes):
+        return [network.classes.index(name) for name in classes]
     if outputs == _IMAGENET_CLASSES:
         indices = {synset: index for index, synset in enumerate(ImageNetInfo().label_names())}
         if all(class_name in indices for class_name in classes):
             return [indices[class_name] for class_name in classes]
-    if is_ours and outputs == len(classes):
+    if network.is_ours and network.classes is None and outputs == len(classes):
         return None
-    if outputs == _IMAGENET_CLASSES:
+    if network.classes is not None:
+        other = next(name for name in classes if name not in network.classes)
+        found = f"{outputs}, of which none is {other!r}"
+    elif outputs == _IMAGENET_CLASSES:
         other = next(class_name for class_name in classes if class_name not in indices)
         what = "no class of ImageNet-1k" if _WORDNET_ID.fullmatch(other) else "no WordNet id such as n01440764"
         found = f"{outputs} of ImageNet-1k, and {other!r} is {what}"
     else:
         found = f"{outputs} for our {len(classes)}"
     raise MvigNasError(
-        f"the teacher must know the classes of the images, got {found}, from {name!r}; fine-tune it on these images "
-        "and give --teacher-checkpoint FILE, learn all of its classes (--distillation logits), or name the class "
-        "folders by ImageNet-1k's WordNet ids."
+        f"the teacher must know the classes of the images, got {found}, from {network.name!r}; fine-tune it on these "
+        "images (mvig-nas teacher fit) and give its folder as --teacher, learn all of its classes (--distillation "
+        "logits), or name the class folders by ImageNet-1k's WordNet ids."
     )
-
-
-def _other_weights(name: str, checkpoint: Path, what: str) -> MvigNasError:
-    return MvigNasError(
-        f"the checkpoint must hold the weights of teacher {name!r}, but {what}: {checkpoint}; "
-        "give its own, or name the model that these are of."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _grow(path: Path, size: int) -> None:

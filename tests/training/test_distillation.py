@@ -21,7 +21,7 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import LabelledImages, hold_out, read_split, subset, with_unlabelled
 from mvig_nas.network import build, for_inference
 from mvig_nas.recipes import load_plan
-from mvig_nas.supernet import Supernet
+from mvig_nas.supernet import FirstWeights, Supernet
 from mvig_nas.training import (
     ClassificationStep,
     Distillation,
@@ -206,7 +206,7 @@ class TestAllClasses:
     def test_it_starts_from_a_supernets_weights(self, images: LabelledImages, tmp_path: Path) -> None:
         torch.manual_seed(2)
         given = Supernet(SPACE, 3).extract(ARCHITECTURE)
-        known = replace(tiny_knowledge("logits", images), start=given.state_dict())
+        known = replace(tiny_knowledge("logits", images), first=FirstWeights(given.state_dict(), given.architecture))
         network = train_alone(ARCHITECTURE, images, STILL, tmp_path, knowledge=known).network
         for name, parameter in given.named_parameters():
             assert torch.allclose(network.get_parameter(name), parameter, atol=1e-8)
