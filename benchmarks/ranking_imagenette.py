@@ -5,9 +5,10 @@
     python -m benchmarks.ranking_imagenette --data IMAGENETTE winners                 (searches, then trains)
     python -m benchmarks.ranking_imagenette --data IMAGENETTE calibration
     python -m benchmarks.ranking_imagenette --data IMAGENETTE report
+    python -m benchmarks.ranking_imagenette --data IMAGENETTE summary                 (of ranking.csv, needs no runs)
 
-On Imagenette at 64 px, one thread. Runs go to results/runs/ranking/, figures to results/ranking_imagenette/. Everything
-resumes where it was stopped.
+On Imagenette at 64 px, one thread. Runs go to results/runs/ranking/, figures to results/ranking_imagenette/, and the
+summary to results/ranking/. Everything resumes where it was stopped.
 """
 
 import csv
@@ -40,9 +41,10 @@ from mvig_nas.ranking import (
     rank,
     stand_alone,
     stratified,
+    tau_difference,
     write_ranking,
 )
-from mvig_nas.scores import SupernetScore
+from mvig_nas.scores import SupernetScore, fit_calibrated
 from mvig_nas.search import search
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.training import Execution, Progress, Recipe, SupernetPlan, train_supernet
@@ -50,6 +52,7 @@ from mvig_nas.training import Execution, Progress, Recipe, SupernetPlan, train_s
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "results" / "runs" / "ranking"
 OUT = ROOT / "results" / "ranking_imagenette"
+SUMMARY = ROOT / "results" / "ranking" / "summary.json"
 SPACE = "micro"
 DEVICE = "iphone-13-mini"
 COUNT, SEED = 24, 0
@@ -67,6 +70,7 @@ VARIANTS = {
 SEARCH_PROXIES = ("naswot",)  # the best of them, by `report`
 EVALUATIONS = 80
 WINNER_SEEDS = (0, 1)
+CALIBRATED = (f"supernet {MAIN}", "naswot")  # what the calibrated score is fitted to
 CALIBRATION_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 REFERENCE_SIZE = 8000
 EXECUTION = Execution(channels_last=True, checkpoint_minutes=3, in_memory=True)
@@ -237,6 +241,51 @@ def report(data: Path) -> None:
     }
     (OUT / "versions.json").write_text(json.dumps(about, indent=1) + "\n")
     print((OUT / "agreement.md").read_text())
+
+
+@main.command()
+def summary() -> None:
+    """What each estimate is worth, the calibrated score among them, whose predictions are of networks left out."""
+    with (OUT / "ranking.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    top1 = [float(row["accuracy"]) for row in rows]
+    own = ("fingerprint", "accuracy", "latency_ms", "macs", "architecture")
+    estimates = {name: [float(row[name]) for row in rows] for name in rows[0] if name not in own}
+    pair = {name: estimates[name] for name in CALIBRATED}
+    whole = fit_calibrated(pair, top1)
+    assert whole.left_out is not None
+    estimates["calibrated"] = [left_out(pair, top1, index) for index in range(len(rows))]
+    found = {name: agreement(values, top1) for name, values in estimates.items()}
+    table: dict[str, dict[str, Any]] = {
+        name: {
+            "tau": round(each.kendall_tau.value, 3),
+            "low": round(each.kendall_tau.low, 3),
+            "high": round(each.kendall_tau.high, 3),
+            "ndcg5": round(each.ndcg.value, 3),
+            "regret_points": round(100 * each.regret.value, 2),
+            "mae_points": None,
+            "coverage": None,
+        }
+        for name, each in found.items()
+    }
+    table["calibrated"] |= {
+        "mae_points": round(100 * whole.left_out.mean_error, 2),
+        "coverage": round(whole.left_out.coverage, 2),
+    }
+    apart = tau_difference(estimates["calibrated"], estimates["naswot"], top1)
+    seeds = {"networks": len(rows), "seeds": 1, "seed_ceiling_tau": None, "transfer_tau": None}
+    above = {"value": round(apart.value, 3), "low": round(apart.low, 3), "high": round(apart.high, 3)}
+    SUMMARY.parent.mkdir(parents=True, exist_ok=True)
+    SUMMARY.write_text(json.dumps({**seeds, "calibrated_over_naswot_tau": above, "estimates": table}, indent=1) + "\n")
+    print(SUMMARY.read_text())
+
+
+def left_out(estimates: dict[str, list[float]], top1: list[float], index: int) -> float:
+    """Top-1 of one network, predicted by a fit to all others."""
+    others = [row for row in range(len(top1)) if row != index]
+    known = {name: [own[row] for row in others] for name, own in estimates.items()}
+    fit = fit_calibrated(known, [top1[row] for row in others])
+    return float(fit.predict(np.array([[estimates[name][index] for name in fit.scores]]))[0])
 
 
 def within_macs(rows: Sequence[Ranked]) -> list[dict[str, str]]:

@@ -43,12 +43,15 @@ class Agreement:
     """Agreement of an estimate with accuracy over `count` architectures.
 
     `kendall_tau` is tau-b; `top_k_overlap` the share of the `top_k` most accurate that are in the estimate's top k;
-    `regret` what choosing by the estimate costs: best accuracy minus accuracy of the chosen one, a fraction.
+    `ndcg` the normalised discounted cumulative gain of the estimate's top k (Jarvelin and Kekalainen 2002), where the
+    gain of an architecture is its accuracy over the lowest one's; `regret` what choosing by the estimate costs: best
+    accuracy minus accuracy of the chosen one, a fraction.
     """
 
     kendall_tau: Interval
     spearman: Interval
     top_k_overlap: Interval
+    ndcg: Interval
     regret: Interval
     count: int
     top_k: int
@@ -68,8 +71,9 @@ def agreement(
 
     Intervals are percentile bootstraps over architectures, stretched to the value where the percentiles leave it out
     (regret is an extreme of the sample, and can). Resamples in which a statistic is undefined are left out. Kendall's
-    tau and Spearman are nan if all scores or all accuracies are equal. Architectures that tie across the cut of the
-    top k belong to it in part; of those tied for the highest score, regret takes the mean. `top_k` is at most one less
+    tau and Spearman are nan if all scores or all accuracies are equal, nDCG if all accuracies are. Architectures that
+    tie across the cut of the top k belong to it in part, and nDCG takes the mean over the orders of those tied; of
+    those tied for the highest score, regret takes the mean. `top_k` is at most one less
     than the number of architectures: the overlap of all with all is 1.
 
     Raises:
@@ -84,6 +88,7 @@ def agreement(
         kendall_tau=_interval(_tau(counts, _signs(score), _signs(accuracy)), coverage),
         spearman=_interval(_spearman(counts, score, accuracy), coverage),
         top_k_overlap=_interval(_overlap(counts, score, accuracy, top_k), coverage),
+        ndcg=_interval(_ndcg(counts, score, accuracy, top_k), coverage),
         regret=_interval(_regret(counts, score, accuracy), coverage),
         count=len(score),
         top_k=top_k,
@@ -246,6 +251,21 @@ def _in_top(counts: Array, values: Array, top_k: int) -> Array:
     tied = counts @ np.equal.outer(values, values)
     copies: Array = counts * np.clip(top_k - better, 0, tied) / np.maximum(tied, 1)
     return copies
+
+
+def _ndcg(counts: Array, score: Array, accuracy: Array, top_k: int) -> Array:
+    gains = accuracy - np.where(counts > 0, accuracy, np.inf).min(axis=1, keepdims=True)  # (1 + B, n)
+    return _ratio(_dcg(counts, score, gains, top_k), _dcg(counts, accuracy, gains, top_k))
+
+
+def _dcg(counts: Array, values: Array, gains: Array, top_k: int) -> Array:
+    """Gains of the top k by `values`, the gain at rank i over log2(i + 1); those which tie share their ranks."""
+    discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, top_k + 2)))])
+    above = (counts @ np.greater.outer(values, values)).astype(np.intp)
+    tied = (counts @ np.equal.outer(values, values)).astype(np.intp)
+    shared = discounts[np.minimum(above + tied, top_k)] - discounts[np.minimum(above, top_k)]
+    total: Array = (counts * gains * shared / np.maximum(tied, 1)).sum(axis=1)
+    return total
 
 
 def _regret(counts: Array, score: Array, accuracy: Array) -> Array:

@@ -379,11 +379,12 @@ def markdown_table(agreements: Mapping[str, Agreement]) -> str:
     """One row per estimator, best tau first: value and interval of each statistic, regret in percentage points."""
     top_k = next(iter(agreements.values())).top_k
     lines = [
-        f"| estimator | Kendall's tau | Spearman | top-{top_k} overlap | regret (points) |",
-        "|---|--:|--:|--:|--:|",
+        f"| estimator | Kendall's tau | Spearman | top-{top_k} overlap | nDCG@{top_k} | regret (points) |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for name, found in _sorted(agreements):
-        cells = (_text(found.kendall_tau), _text(found.spearman), _text(found.top_k_overlap), _text(found.regret, 100))
+        own = (found.kendall_tau, found.spearman, found.top_k_overlap, found.ndcg)
+        cells = (*map(_text, own), _text(found.regret, 100))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import kendalltau, spearmanr
+from sklearn.metrics import ndcg_score
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.ranking import (
@@ -64,7 +65,7 @@ def ranked(count: int = 16) -> list[Ranked]:
 
 
 def intervals(found: Agreement) -> tuple[Interval, ...]:
-    return (found.kendall_tau, found.spearman, found.top_k_overlap, found.regret)
+    return (found.kendall_tau, found.spearman, found.top_k_overlap, found.ndcg, found.regret)
 
 
 @given(PAIRED.filter(varied))
@@ -75,6 +76,14 @@ def test_values_are_those_of_scipy(pairs: list[tuple[float, float]]) -> None:
     assert found.spearman.value == pytest.approx(spearmanr(scores, accuracies).statistic, abs=1e-12)
 
 
+@given(PAIRED.filter(varied), st.integers(1, 5))
+def test_ndcg_is_that_of_scikit_learn(pairs: list[tuple[float, float]], top_k: int) -> None:
+    scores, accuracies = map(list, zip(*pairs, strict=True))
+    found = agreement(scores, accuracies, top_k=top_k, resamples=FEW)
+    gains = np.array(accuracies) - min(accuracies)
+    assert found.ndcg.value == pytest.approx(ndcg_score([gains], [scores], k=found.top_k), abs=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_resamples_are_those_drawn_one_by_one(seed: int) -> None:
     """The arithmetic on counts gives what scipy gives for the drawn lists; for tau without pairs of copies."""
@@ -83,17 +92,18 @@ def test_resamples_are_those_drawn_one_by_one(seed: int) -> None:
     order = np.lexsort([scores, accuracies])
     scores, accuracies = scores[order], accuracies[order]
     drawn = np.random.default_rng(seed).multinomial(9, np.full(9, 1 / 9), size=50)
-    taus, rhos, overlaps, regrets = [], [], [], []
+    taus, rhos, overlaps, ndcgs, regrets = [], [], [], [], []
     for counts in drawn:
         copies = np.repeat(np.arange(9), counts)
         taus.append(kendalltau(scores[copies], accuracies[copies]).statistic)
         rhos.append(spearmanr(scores[copies], accuracies[copies]).statistic)
         unweighted = agreement(scores[copies].tolist(), accuracies[copies].tolist(), top_k=3, resamples=1)
         overlaps.append(unweighted.top_k_overlap.value)
+        ndcgs.append(unweighted.ndcg.value)
         chosen = accuracies[copies][scores[copies] == scores[copies].max()]
         regrets.append(accuracies[copies].max() - chosen.mean())
     found = agreement(scores.tolist(), accuracies.tolist(), top_k=3, resamples=50, seed=seed, coverage=0.5)
-    for interval, expected in zip(intervals(found), (taus, rhos, overlaps, regrets), strict=True):
+    for interval, expected in zip(intervals(found), (taus, rhos, overlaps, ndcgs, regrets), strict=True):
         low, high = np.quantile(expected, [0.25, 0.75])
         assert interval.low == pytest.approx(min(low, interval.value))
         assert interval.high == pytest.approx(max(high, interval.value))
@@ -103,6 +113,7 @@ def test_resamples_are_those_drawn_one_by_one(seed: int) -> None:
 def test_perfect_and_reversed_order(accuracies: list[float], top_k: int) -> None:
     perfect = agreement(accuracies, accuracies, top_k=top_k, resamples=FEW)
     assert perfect.kendall_tau == perfect.spearman == perfect.top_k_overlap == Interval(1, 1, 1)
+    assert perfect.ndcg.value == pytest.approx(1)
     assert perfect.regret == Interval(0, 0, 0)
     reverse = agreement([-value for value in accuracies], accuracies, top_k=top_k, resamples=FEW)
     assert reverse.kendall_tau == reverse.spearman == Interval(-1, -1, -1)
@@ -129,7 +140,7 @@ def test_the_order_of_rows_does_not_matter(pairs: list[tuple[float, float]], shu
 def test_an_interval_contains_its_value_and_is_in_range(pairs: list[tuple[float, float]], coverage: float) -> None:
     scores, accuracies = map(list, zip(*pairs, strict=True))
     found = agreement(scores, accuracies, coverage=coverage, resamples=FEW)
-    for interval, lowest in zip(intervals(found), (-1, -1, 0, 0), strict=True):
+    for interval, lowest in zip(intervals(found), (-1, -1, 0, 0, 0), strict=True):
         assert lowest <= interval.low <= interval.value <= interval.high <= 1 + 1e-12
 
 
@@ -305,8 +316,8 @@ def test_agreements_refuses_rows_that_do_not_match() -> None:
 def test_table_is_sorted_and_in_points() -> None:
     found = agreements(ranked(), top_k=4, resamples=FEW)
     head, rule, *lines = markdown_table(found).splitlines()
-    assert "top-4 overlap" in head
-    assert {line.count("|") for line in (head, rule, *lines)} == {6}
+    assert "top-4 overlap | nDCG@4" in head
+    assert {line.count("|") for line in (head, rule, *lines)} == {7}
     assert [line.split(" | ")[0] for line in lines] == ["| supernet", "| zen", "| upside_down", "| constant"]
     tau, regret = found["supernet"].kendall_tau, found["upside_down"].regret
     assert f"| {tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}] |" in lines[0]
