@@ -1,5 +1,6 @@
 """Files written whole or line by line, so that a reader never takes half of one for all, and one writer at a time."""
 
+import csv
 import errno
 import fcntl
 import glob
@@ -8,12 +9,12 @@ import io
 import json
 import os
 import stat
-import zlib
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from mvig_nas.errors import MvigNasError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_JSON_BYTES = 64 * 2**20
 _MOST_ARRAY_BYTES = 256 * 2**20
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what formulas of spreadsheets begin with
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
@@ -90,6 +92,23 @@ def read_json(path: Path, what: str, advice: str) -> Any:
         raise MvigNasError(f"{what} must be readable JSON, got {reason} at {path}; {advice}.") from error
 
 
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """What a TOML file holds; it may be missing, which is for the caller to handle.
+
+    Args:
+        path: the file.
+        what: what it is, with its article, for the error.
+
+    Raises:
+        FileNotFoundError: there is none.
+        MvigNasError: it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(read_text(path, what))
+    except (ValueError, RecursionError) as error:
+        raise MvigNasError(f"{what} must be TOML, got {error} in {path}; mend the file.") from error
+
+
 def read_arrays(path: Path) -> "tuple[dict[str, NDArray[Any]], str]":
     """The arrays in an `.npz` file, nothing of which is unpickled, and the file's SHA-256.
 
@@ -106,7 +125,7 @@ def read_arrays(path: Path) -> "tuple[dict[str, NDArray[Any]], str]":
                 raise ValueError(f"more than {4 * _MOST_ARRAY_BYTES / 1e6:.0f} MB of arrays")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}, hashlib.sha256(content).hexdigest()
-    except (BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError, zlib.error) as error:
+    except Exception as error:  # wrong bytes make zipfile and numpy raise nearly anything
         raise ValueError(f"damaged arrays: {error}") from error
 
 
@@ -149,6 +168,22 @@ def save(path: Path, content: str | bytes) -> None:
         raise MvigNasError(
             f"{path} must be writable, got {error.strerror!r}; take another place or make room."
         ) from error
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows of cells as CSV.
+
+    A text that a spreadsheet would take for a formula, which may run programs, gets an apostrophe in front.
+    """
+    text = io.StringIO()
+    usual = csv.writer(text, lineterminator="\n")
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        cells = [f"'{cell}" if isinstance(cell, str) and cell[:1] in _FORMULA else cell for cell in row]
+        # a carriage return ends a line for readers, but is no reason to quote for Python 3.11's writer
+        writer = quoting if any("\r" in str(cell) for cell in cells) else usual
+        writer.writerow(cells)
+    return text.getvalue()
 
 
 def append(path: Path, lines: str, *, whole: Callable[[bytes], int] | None = None, is_synced: bool = True) -> int:

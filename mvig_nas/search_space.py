@@ -8,7 +8,6 @@ once. Numbers are put in ascending order; names stand in the file from the cheap
 
 import random
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -21,7 +20,7 @@ from mvig_nas import shipped
 from mvig_nas.architecture import DEPTH_OF, STAGES, SWITCHES, Architecture, Stage, stage_sizes
 from mvig_nas.constraints import UNCONSTRAINED, Constraints
 from mvig_nas.errors import MvigNasError, closest
-from mvig_nas.files import read_text
+from mvig_nas.files import read_toml
 from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.values import plain, read
 
@@ -272,11 +271,9 @@ class SearchSpace:
             MvigNasError: the file is missing, is not TOML, is of a newer schema, or holds no valid space.
         """
         try:
-            values = tomllib.loads(read_text(path, "a search space file"))
+            values = read_toml(path, "a search space file")
         except FileNotFoundError as error:
             raise MvigNasError(f"no search space file at {path}; check the path.") from error
-        except (ValueError, RecursionError) as error:
-            raise MvigNasError(f"search space file {path} must be TOML, got: {error}.") from error
         try:
             return cls.from_dict(values)
         except MvigNasError as error:
@@ -307,6 +304,8 @@ class SearchSpace:
         for key, value in choices.items():
             if not isinstance(value, list):
                 raise MvigNasError(f"`{key}` must be a list of choices, got {value!r}; write [{value!r}].")
+            if not all(isinstance(choice, (int, float, str)) for choice in value):
+                raise MvigNasError(f"`{key}` must list numbers or names, got {str(value)[:100]}; mend the list.")
         name = values.get("name")
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w. -]{0,63}", name):
             raise MvigNasError(

@@ -103,16 +103,21 @@ def read(kind: type[T], data: Any, what: str) -> T:
     """The value that `plain` gave, or a user wrote; entries that are missing take their defaults.
 
     Args:
-        kind: a dataclass.
+        kind: a dataclass, or another type with an annotation for what it holds, such as `dict[str, float]`.
         data: plain data.
         what: what the data is, with its article, and where it was found: it begins every error.
 
     Raises:
         MvigNasError: an entry is unknown, missing, of the wrong type or out of range.
     """
-    _require_known(kind, data, what, "")
     try:
+        _require_known(kind, data, what, "")
         _require_finite(data, "")
+    except RecursionError as error:
+        raise MvigNasError(f"{what} must not be nested hundreds of times; restore it.") from error
+    except MvigNasError as error:
+        raise error if str(error).startswith(what) else MvigNasError(f"{what}: {error}") from error
+    try:
         return msgspec.convert(data, kind, dec_hook=_decoded)
     except msgspec.ValidationError as error:
         raise MvigNasError(f"{what}: {_told(error, kind, data)}") from error
@@ -248,7 +253,7 @@ def _told(error: msgspec.ValidationError, hint: Any, data: Any, name: str = "") 
     rule = re.fullmatch(r"Expected (.*?)(?:, got .*)?", found["what"], re.DOTALL)
     if rule is None:
         return f"`{path}`: {found['what']}"
-    return f"`{path}` must be {_rule(rule[1])}, got {value!r}."
+    return f"{f'`{path}`' if path else 'it'} must be {_rule(rule[1])}, got {value!r}."
 
 
 def _rule(text: str) -> str:

@@ -38,6 +38,16 @@ COMMANDS = {
 class _LazyGroup(click.Group):
     """Imports a command's module only when that command runs, so that the list of commands appears at once."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse empty arguments, whichever command they are of: an empty path would be the current folder."""
+        for before, argument in zip(["", *args], args, strict=False):
+            if not argument:
+                after = f" after {before}" if before else ""
+                raise click.UsageError(
+                    f"Every argument must have a value, got an empty one{after}; is a variable of the shell unset?", ctx
+                )
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order in which a user meets them."""
         del ctx
@@ -76,7 +86,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stop:
+        if isinstance(stop.__cause__, EOFError):  # click takes it for Ctrl-D, but no command reads the keyboard
+            raise stop.__cause__ from None
         click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:

@@ -124,12 +124,12 @@ def accuracy_rows(found: "Mapping[str, Accuracy]") -> list[list[str]]:
 
 
 def _write_evaluation(out: Path, accuracy: "Accuracy", classes: tuple[str, ...]) -> None:
-    from mvig_nas.files import make_folder, save
+    from mvig_nas.files import csv_text, make_folder, save
     from mvig_nas.report.figures import confusion_png
 
     make_folder(out)
     counts = accuracy.confusion.sum(axis=1).tolist()
     rows = zip(classes, counts, accuracy.by_class.tolist(), strict=True)
-    lines = ["class,images,top1", *(f"{name},{count},{share:.4f}" for name, count, share in rows)]
-    save(out / "classes.csv", "\n".join(lines) + "\n")
+    cells = [(name, count, f"{share:.4f}") for name, count, share in rows]
+    save(out / "classes.csv", csv_text([("class", "images", "top1"), *cells]))
     save(out / "confusion.png", confusion_png(accuracy.confusion, classes))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mvig_nas.coreml import digests, tools
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import read_regular
+from mvig_nas.files import read_regular, read_text
 from mvig_nas.recipes import Preprocessing
 from mvig_nas.values import about, check
 
@@ -95,8 +95,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
         MvigNasError: the file is missing or not text, or a line is empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, "a file of class labels").splitlines()
+    except FileNotFoundError as error:
         raise MvigNasError(f"class labels must be a UTF-8 text file, one label a line, got {path}: {error}.") from error
     labels = tuple(line.strip() for line in lines)
     for line, label in enumerate(labels, start=1):

@@ -17,7 +17,7 @@ from mvig_nas.experiments.experiment import Cell, Experiment, cells_of
 from mvig_nas.experiments.host_latency import HostLatency, host_latencies, operators_alone
 from mvig_nas.experiments.intervals import Estimate, mean_estimate
 from mvig_nas.experiments.matching import matched_cells
-from mvig_nas.files import save
+from mvig_nas.files import read_json, save
 from mvig_nas.finalists.request import short_recipe
 from mvig_nas.image_data import check_same_classes, read_split
 from mvig_nas.latency import ArchitectureLatency
@@ -269,8 +269,8 @@ def _operators(experiment: Experiment, folder: Path, told: OnProgress) -> list[d
     if not path.is_file():
         told(AblationProgress("operators", 0, 1, "alone"))
         save(path, json.dumps(operators_alone(experiment.operator), indent=1) + "\n")
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content = read_json(path, "the operators' times", "remove it, and they are measured again")
+    return values.read(list[dict[str, Any]], content, str(path))
 
 
 def _trained(

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.experiments.experiment import check_disturbance
-from mvig_nas.files import save
+from mvig_nas.files import read_json, save
 from mvig_nas.image_data import EvaluationImages
 from mvig_nas.network import build
+from mvig_nas.network.weight_files import read_weights
 from mvig_nas.ranking.stand_alone_training import StandAlonePlan
 from mvig_nas.training.accuracy import top1
 
@@ -77,9 +78,12 @@ def disturbed_top1(folder: Path, architecture: Architecture, plan: StandAlonePla
         MvigNasError: the images cannot be read, or the folder cannot be written.
     """
     path = folder / "disturbed.json"
-    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known: dict[str, float] = {}
+    if path.is_file():
+        content = read_json(path, "accuracies on disturbed images", "remove it, and they are measured again")
+        known = values.read(dict[str, float], content, str(path))
     if disturbance not in known:
-        weights = load_file(folder / "weights.safetensors")
+        weights = read_weights(folder / "weights.safetensors")
         network = build(architecture, len(plan.val_images.classes), distillation="head_dist.weight" in weights)
         network.load_state_dict(weights)
         images = EvaluationImages(

@@ -7,7 +7,6 @@ several. `docs/experiments.md` shows a file.
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal
 from mvig_nas import shipped, values
 from mvig_nas.architecture import STAGES, Architecture, Stage
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.files import read_toml
 from mvig_nas.graph_operators import OPERATORS
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.values import about, check
@@ -151,11 +151,9 @@ class Experiment:
         """
         path = _path_of(name)
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise MvigNasError(f"experiment file {path} must be readable text, got {error}.") from error
-        except tomllib.TOMLDecodeError as error:
-            raise MvigNasError(f"experiment file {path} must be TOML, got {error}.") from error
+            data = read_toml(path, "an experiment file")
+        except FileNotFoundError as error:
+            raise MvigNasError(f"no experiment file at {path}; check the path.") from error
         schema = data.pop("schema", None)
         if schema != SCHEMA:
             raise MvigNasError(f"{path}: `schema` must be {SCHEMA}, got {schema!r}; write it, or upgrade mvig-nas.")

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
+from mvig_nas import values
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, read_json, save
 from mvig_nas.image_data.folders import LabelledImages, hold_out, read_classes
 from mvig_nas.image_data.transforms import read_image
+from mvig_nas.values import about
 
 RECORD = "split.json"
 _SHARE = 0.2
@@ -32,6 +35,18 @@ class Split:
     classes: tuple[str, ...]
     train: int
     val: int
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What `split.json` holds."""
+
+    schema: Literal[1]
+    images: str
+    classes: tuple[str, ...]
+    train: Annotated[int, about("Number of training images.", ge=1)]
+    val: Annotated[int, about("Number of validation images.", ge=1)]
     unreadable: tuple[str, ...]
 
 
@@ -81,15 +96,8 @@ def split_images(
     for part, name in ((rest, "train"), (held, "val")):
         _link(part, folder / name)
     made = Split(folder, found.classes, len(rest), len(held), tuple(found.names[index] for index in sorted(unreadable)))
-    record = {
-        "schema": 1,
-        "images": str(images.absolute()),
-        "classes": list(made.classes),
-        "train": made.train,
-        "val": made.val,
-        "unreadable": list(made.unreadable),
-    }
-    save(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    record = _Record(1, str(images.absolute()), made.classes, made.train, made.val, made.unreadable)
+    save(folder / RECORD, json.dumps(values.plain(record), indent=1) + "\n")
     return made
 
 
@@ -126,12 +134,9 @@ def _link(part: LabelledImages, folder: Path) -> None:
 
 def _read(images: Path, folder: Path) -> Split:
     path = folder / RECORD
-    try:
-        record = read_json(path, "the record of a split", "take another folder")
-        made = Split(folder, tuple(record["classes"]), record["train"], record["val"], tuple(record["unreadable"]))
-        origin = record["images"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MvigNasError(f"{path} must be as it was written, got {error!r}; take another folder.") from error
-    if origin != str(images.absolute()):
-        raise MvigNasError(f"{folder} holds the split of {origin}, not of {images.absolute()}; take another folder.")
-    return made
+    record = values.read(_Record, read_json(path, "the record of a split", "take another folder"), str(path))
+    if record.images != str(images.absolute()):
+        raise MvigNasError(
+            f"{folder} holds the split of {record.images}, not of {images.absolute()}; take another folder."
+        )
+    return Split(folder, record.classes, record.train, record.val, record.unreadable)

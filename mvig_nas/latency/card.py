@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -232,11 +233,18 @@ def read_card(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise MvigNasError(f"a card must be of schema {SCHEMA}, got another at {path}; fit the predictor again.")
+    try:
+        to_markdown(values)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise MvigNasError(
+            f"a card must be as it was written, got {str(error)[:100]!r} in {path}; fit the predictor again."
+        ) from error
     return values
 
 
 def to_markdown(values: Mapping[str, Any]) -> str:
-    """The card for people."""
+    """The card for people; names that came from a log are text in it, never HTML or another cell of a table."""
+    values = _as_text(values)
     device, data, evaluation = values["device"], values["data"], values["evaluation"]
     low, _, middle, _, high = data["latency_ms"]
     kin = ", ".join(f"{name} {count}" for name, count in data["families"].items())
@@ -251,7 +259,7 @@ def to_markdown(values: Mapping[str, Any]) -> str:
         f"Fitted to {data['rows']} rows of {data['networks']} networks ({kin}), {low:.3g} to {high:.3g} ms, median "
         f"{middle:.3g}, {begun}.",
         "",
-        *evaluation_lines(evaluation),
+        *_evaluation_lines(evaluation),
         "## Rows that do not fit the others",
         *(_wild_lines(values["wild_rows"]) or ["None."]),
         "",
@@ -261,8 +269,21 @@ def to_markdown(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _as_text(value: Any) -> Any:
+    """The same values, with what Markdown would take for HTML, or for the end of a line or cell, made harmless."""
+    if isinstance(value, Mapping):
+        return {_as_text(name): _as_text(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_text(entry) for entry in value]
+    return escape(" ".join(value.split()), quote=False).replace("|", "\\|") if isinstance(value, str) else value
+
+
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
     """An evaluation as Markdown."""
+    return _evaluation_lines(_as_text(evaluation))
+
+
+def _evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
     figures_of = evaluation["figures"]
     names = list(next(iter(figures_of.values())))
     shares = {name.replace("_", " "): f"{{{name}:{'.3f' if name in _CORRELATIONS else '.1%'}}}" for name in names}

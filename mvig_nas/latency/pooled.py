@@ -362,14 +362,19 @@ class PooledModel:
         """What `to_parts` gave.
 
         Raises:
-            MvigNasError: the device's chip is none of the chips.
+            MvigNasError: the device's chip is none of the chips, or there are more or fewer chips than costs.
         """
         if chip_of(device) not in chips:
             raise MvigNasError(f"`chips` must name the device's, {chip_of(device)}, got {list(chips)}; fit it again.")
+        costs_ms = np.atleast_2d(arrays["costs_ms"])
+        if len(costs_ms) != len(chips):
+            raise MvigNasError(
+                f"`chips` must name each of the {len(costs_ms)} rows of costs, got {list(chips)}; fit it again."
+            )
         labels = {name: tuple(arrays[f"label_{name}"].tolist()) for name in LABELS}
         kept = {name: arrays[name] for name in _ARRAYS}
         residual = Residual(**kept, labels=labels, offset=float(arrays["offset"]))
-        return cls(Physics(tuple(chips), np.atleast_2d(arrays["costs_ms"])), residual, device)
+        return cls(Physics(tuple(chips), costs_ms), residual, device)
 
     def _inputs(self, features: FloatArray, device: str) -> FloatArray:
         return size_and_shares(self.physics.parts_ms(features, [chip_of(device)] * len(features)))

@@ -4,21 +4,18 @@ The graph step leaves no trace in the weights, hence an argument.
 """
 
 import argparse
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mvig_nas.architecture import STAGES, Architecture, Stage
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network.mobilevig import MobileViG
 from mvig_nas.network.reference_names import GREEDYVIG, MOBILEVIG, MOBILEVIGV2, ReferenceFormat, format_of
+from mvig_nas.network.weight_files import read_weights
 
 
 def load_reference_checkpoint(
@@ -92,17 +89,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MvigNasError(f"a checkpoint must be a file, but there is none at {path}; check the path.")
     try:
-        values: Any
-        if path.suffix == ".safetensors":
-            values = load_file(path)
-        else:
-            # The authors' training script saves its command line beside the weights: plain values, no code.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                values = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # The authors' training script saves its command line beside the weights: plain values, no code.
+        values = read_weights(path, allowed=[argparse.Namespace])
+    except ValueError as error:
         raise MvigNasError(
-            f"a checkpoint must be plain tensors, but {path} is damaged or needs code to be run: {reason}"
+            f"a checkpoint must be plain tensors, but {path} is damaged or needs code to be run: {error}"
         ) from error
     for key in ("model", "state_dict", "model_ema"):
         if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):

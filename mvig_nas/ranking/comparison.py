@@ -19,7 +19,7 @@ import numpy as np
 from mvig_nas import kernels, scores, values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError, closest
-from mvig_nas.files import make_folder, read_json, save
+from mvig_nas.files import csv_text, make_folder, read_json, save
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.plots import ACCENT, INK, MUTED, figure_axes, png
 from mvig_nas.ranking.agreement import Agreement, Interval, Ranked, agreement, agreements, tau_difference
@@ -228,21 +228,23 @@ def rank(
     for result in results:
         by_architecture[result.architecture].append(result.accuracy)
     architectures = list(by_architecture)
+    path = folder / "estimates.json"
     try:
-        kept = read_json(folder / "estimates.json", "estimates", "remove it, and the estimates are made again")
+        content = read_json(path, "estimates", "remove it, and the estimates are made again")
+        kept = values.read(dict[str, dict[str, float]], content, str(path))
     except FileNotFoundError:
         kept = {}
     usable: dict[str, dict[str, float]] = {}
     for name, estimator in estimators.items():
-        values = kept.setdefault(f"{name}: {getattr(estimator, 'name', '')}", {})
+        known = kept.setdefault(f"{name}: {getattr(estimator, 'name', '')}", {})
         with suppress(MvigNasError):
             for done, architecture in enumerate(architectures):
-                if architecture.fingerprint not in values:
+                if architecture.fingerprint not in known:
                     if on_estimate is not None:
                         on_estimate(name, done)
-                    values[architecture.fingerprint] = float(estimator(architecture))
-                    save(folder / "estimates.json", json.dumps(kept, indent=1))
-            usable[name] = values
+                    known[architecture.fingerprint] = float(estimator(architecture))
+                    save(path, json.dumps(kept, indent=1))
+            usable[name] = known
     latencies_ms = latency.predict_ms(architectures).tolist()
     return [
         Ranked(
@@ -250,7 +252,7 @@ def rank(
             latency_ms,
             kernels.totals(kernels.of(architecture)).macs,
             sum(accuracies) / len(accuracies),
-            {name: values[architecture.fingerprint] for name, values in usable.items()},
+            {name: known[architecture.fingerprint] for name, known in usable.items()},
         )
         for (architecture, accuracies), latency_ms in zip(by_architecture.items(), latencies_ms, strict=True)
     ]
@@ -283,16 +285,17 @@ def write_ranking(
         cells = [row.fingerprint, f"{row.accuracy:.5f}", f"{row.latency_ms:.5f}", row.macs, *estimates]
         table.writerow([*cells, named[row.fingerprint].to_json()])
     accuracies = [row.accuracy for row in rows]
-    differences = ["estimate,tau_of_it_is_lower_by,low,high\n"]
+    differences: list[tuple[str, ...]] = [("estimate", "tau_of_it_is_lower_by", "low", "high")]
     for name in names:
         if name != estimate:
             own, others = [row.estimates[estimate] for row in rows], [row.estimates[name] for row in rows]
             difference = tau_difference(own, others, accuracies)
-            differences.append(f'"{name}",{difference.value:.2f},{difference.low:.2f},{difference.high:.2f}\n')
+            figures = (f"{figure:.2f}" for figure in (difference.value, difference.low, difference.high))
+            differences.append((name, *figures))
     contents: dict[str, str | bytes] = {
         "ranking.csv": text.getvalue(),
         "agreement.json": json.dumps({name: asdict(value) for name, value in found.items()}, indent=1) + "\n",
-        "tau_difference.csv": "".join(differences),
+        "tau_difference.csv": csv_text(differences),
         "agreement.md": markdown_table(found) + "\n",
         "estimate_against_accuracy.png": scatter_png(rows, estimate_label=estimate),
         "kendall_tau.png": taus_png(found),

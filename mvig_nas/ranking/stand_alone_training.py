@@ -9,18 +9,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from safetensors.torch import save as to_bytes
 
+from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import claim, save
+from mvig_nas.files import claim, read_json, save
 from mvig_nas.image_data import EvaluationImages, LabelledImages
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.training import Execution, Progress, Recipe, train_alone
 from mvig_nas.training.accuracy import top1
+from mvig_nas.values import about
 
 RESULT = "result.json"
 _DRAWS = 100  # for each architecture asked for
@@ -34,6 +37,16 @@ class StandAlone:
     seed: int
     accuracy: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What `result.json` holds of a training that has ended."""
+
+    seed: int
+    accuracy: Annotated[float, about("Top-1 on the validation images, a fraction.", ge=0, le=1)]
+    seconds: Annotated[float, about("Time of the training.", ge=0)]
+    architecture: dict[str, Any]
 
 
 def stratified(space: SearchSpace, latency: ArchitectureLatency, count: int, seed: int) -> tuple[Architecture, ...]:
@@ -143,8 +156,8 @@ def _train(
     accuracy = top1(network, images, architecture.resolution)
     seconds = time.monotonic() - began
     save(folder / "weights.safetensors", to_bytes({name: t.contiguous() for name, t in network.state_dict().items()}))
-    values = {"seed": recipe.seed, "accuracy": accuracy, "seconds": seconds, "architecture": architecture.to_dict()}
-    save(folder / RESULT, json.dumps(values, indent=1))
+    result = _Result(recipe.seed, accuracy, seconds, architecture.to_dict())
+    save(folder / RESULT, json.dumps(values.plain(result), indent=1))
     state.unlink(missing_ok=True)
     return StandAlone(architecture, recipe.seed, accuracy, seconds)
 
@@ -153,5 +166,6 @@ def _read(folder: Path, architecture: Architecture, seed: int) -> StandAlone | N
     path = folder / RESULT
     if not path.is_file():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return StandAlone(architecture, seed, values["accuracy"], values["seconds"])
+    content = read_json(path, "the result of a training", "remove it, and the training is run again")
+    kept = values.read(_Result, content, str(path))
+    return StandAlone(architecture, seed, kept.accuracy, kept.seconds)

@@ -1,6 +1,5 @@
 """Recipes and plans from TOML files, those that ship with the package and a user's own, with some entries changed."""
 
-import tomllib
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from mvig_nas import values
 from mvig_nas.errors import MvigNasError, closest
-from mvig_nas.files import read_text
+from mvig_nas.files import read_toml
 from mvig_nas.recipes.plan import Plan
 from mvig_nas.recipes.recipe import Recipe
 
@@ -114,6 +113,6 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_text(path, "a recipe"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_toml(path, "a recipe")
+    except FileNotFoundError as error:
         raise MvigNasError(f"a recipe must be TOML, got {error} in {path}.") from error

@@ -16,7 +16,7 @@ import torch
 from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import append
+from mvig_nas.files import append, read_regular
 from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split
 from mvig_nas.scores.meaning import Meaning
 from mvig_nas.search_space import SearchSpace
@@ -26,6 +26,7 @@ from mvig_nas.training.accuracy import CALIBRATION_IMAGES, Calibration, recalibr
 
 PREFIX = "supernet:"
 _BATCH = 256
+_MOST_CACHE_BYTES = 256 * 2**20
 _NOTE = (
     "The score is a sub-network's top-1 on {count:,} held-out training images, with the supernet's weights: it orders "
     "networks, and is not what training the network by itself would reach."
@@ -137,12 +138,13 @@ class SupernetScore:
     def _read_cache(self) -> dict[str, float]:
         found: dict[str, float] = {}
         with suppress(OSError):
-            for line in self._cache_path.read_text(encoding="utf-8").splitlines():
-                # A line that a kill cut short is evaluated again.
-                with suppress(ValueError, KeyError, TypeError):
+            for line in read_regular(self._cache_path, _MOST_CACHE_BYTES).splitlines():
+                # A line that a kill cut short, or that is damaged, is evaluated again.
+                with suppress(ValueError, KeyError, TypeError, RecursionError):
                     values = json.loads(line)
-                    if values["key"] == self._key:
-                        found[values["fingerprint"]] = float(values["top1"])
+                    top1 = values["top1"]
+                    if values["key"] == self._key and isinstance(top1, (int, float)) and 0 <= top1 <= 1:
+                        found[values["fingerprint"]] = float(top1)
         return found
 
 

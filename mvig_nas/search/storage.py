@@ -7,6 +7,7 @@ that a study has one writer, cuts a last line that broke off, and syncs once a t
 """
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -34,6 +35,8 @@ from mvig_nas.search_space import SearchSpace, Value
 
 SETTINGS = "mvig_nas_settings"
 ENDED = "mvig_nas_ended"
+
+NUMBER, CHECKSUM = "number", "checksum"  # attributes of a trial
 
 _SECONDS_BETWEEN_SYNCS = 1.0
 _STATES = {FEASIBLE: TrialState.COMPLETE, INFEASIBLE: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -172,12 +175,18 @@ class Journal:
         """Push everything that is written to the disk.
 
         Raises:
-            MvigNasError: the disk is full or gone.
+            MvigNasError: the disk is full or gone, or the study was removed or replaced meanwhile.
         """
         try:
             os.fsync(self._file.fileno())
+            is_there = self.path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except OSError as error:
             raise _unwritable(self.path, error) from error
+        if not is_there:
+            raise MvigNasError(
+                f"a study must stay where it is while it is searched in, but {self.path} was removed or replaced; "
+                "what was found since is lost: search again, or restore the file and resume."
+            )
         self._synced = time.monotonic()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
@@ -186,16 +195,17 @@ class Journal:
         Raises:
             MvigNasError: the disk is full or gone.
         """
-        self._note(SETTINGS, settings)
+        self._note(SETTINGS, _sealed(settings))
         self._note(ENDED, None)
 
     def end(self, reason: str) -> None:
         """Note why the search ended.
 
         Raises:
-            MvigNasError: the disk is full or gone.
+            MvigNasError: as `sync`.
         """
         self._note(ENDED, reason)
+        self.sync()
 
     def _note(self, name: str, value: Any) -> None:
         if self.study.user_attrs.get(name) != value:
@@ -216,7 +226,7 @@ def create(folder: Path, settings: Mapping[str, Any], is_front: bool) -> None:
         study_name=folder.resolve().name,
         directions=["maximize", "minimize"] if is_front else ["maximize"],
     )
-    study.set_user_attr(SETTINGS, settings)
+    study.set_user_attr(SETTINGS, _sealed(settings))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())
@@ -268,6 +278,7 @@ def trial_of(candidate: Candidate, space: SearchSpace, is_front: bool) -> Frozen
         "turn": candidate.round,
         "position_in_turn": candidate.position,
         "judged_in_turn": candidate.screened,
+        NUMBER: candidate.number,
     }
     parameters = _parameters(space, candidate.architecture)
     trial = optuna.trial.create_trial(
@@ -280,6 +291,7 @@ def trial_of(candidate: Candidate, space: SearchSpace, is_front: bool) -> Frozen
     )
     if trial.datetime_complete is not None:
         trial.datetime_start = trial.datetime_complete - timedelta(seconds=candidate.seconds)
+    trial.set_user_attr(CHECKSUM, _checksum_of_trial(trial))
     return trial
 
 
@@ -319,6 +331,60 @@ def candidate_of(trial: FrozenTrial, space: SearchSpace, path: Path) -> Candidat
     if candidate.fingerprint != attributes.get("fingerprint"):
         raise _damaged(path, which, f"its parameters are not those of architecture {attributes.get('fingerprint')}")
     return candidate
+
+
+def settings_of(kept: optuna.Study, path: Path) -> dict[str, Any]:
+    """The settings of a study, as `create` and `Journal.begin` were handed them.
+
+    Raises:
+        MvigNasError: they are not as they were written.
+    """
+    settings = dict(kept.user_attrs[SETTINGS])
+    # studies of mvig-nas 0.1.0 have none
+    checksum = settings.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(settings):
+        raise _damaged(path, f"the attribute {SETTINGS}", "it was changed since")
+    return settings
+
+
+def require_intact(kept: optuna.Study, path: Path) -> None:
+    """Refuse candidates of which one was changed, removed, repeated or moved since, even if each is a possible one.
+
+    Candidates of mvig-nas 0.1.0 have neither numbers nor checksums; none follows one that has.
+
+    Raises:
+        MvigNasError: names the first candidate that is not as it was written.
+    """
+    is_checked = False
+    for trial in kept.get_trials(deepcopy=False):
+        is_checked = is_checked or NUMBER in trial.user_attrs or CHECKSUM in trial.user_attrs
+        if not is_checked:
+            continue
+        if trial.user_attrs.get(NUMBER) != trial.number:
+            found = trial.user_attrs.get(NUMBER)
+            raise _damaged(
+                path,
+                f"candidate {trial.number}",
+                f"it was written as number {found}, so lines were removed or repeated",
+            )
+        if trial.user_attrs.get(CHECKSUM) != _checksum_of_trial(trial):
+            raise _damaged(path, f"candidate {trial.number}", "it was changed since")
+
+
+def _sealed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**settings, CHECKSUM: _checksum(settings)}
+
+
+def _checksum(value: Any) -> str:
+    """16 hexadecimal digits over plain values, the same before they are written as JSON and after."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checksum_of_trial(trial: FrozenTrial) -> str:
+    """Of all that a candidate is made of."""
+    own = {name: value for name, value in trial.user_attrs.items() if name != CHECKSUM}
+    return _checksum([trial.state.name, trial.values, trial.params, dict(trial.constraints), own])
 
 
 @cache

@@ -96,9 +96,11 @@ class Study:
         """
         from mvig_nas.search import storage
 
-        settings = StudySettings.from_dict(kept.user_attrs[storage.SETTINGS])
+        path = folder / STUDY_FILE
+        settings = StudySettings.from_dict(storage.settings_of(kept, path))
         trials = kept.get_trials(deepcopy=False)
-        candidates = tuple(storage.candidate_of(trial, settings.space, folder / STUDY_FILE) for trial in trials)
+        candidates = tuple(storage.candidate_of(trial, settings.space, path) for trial in trials)
+        storage.require_intact(kept, path)
         return cls(settings, candidates, kept.user_attrs.get(storage.ENDED), folder)
 
     def write_candidates(self, folder: Path) -> Path:

@@ -1,21 +1,18 @@
 """Networks of timm's with trained weights, by name or from a folder, which teachers are made of."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.files import read_json
 from mvig_nas.image_data import seeded
+from mvig_nas.network.weight_files import read_weights
 from mvig_nas.training.model_folder import CONFIG, SUBFOLDER
 
 TIMM = "timm:"
@@ -82,7 +79,7 @@ def _of_folder(folder: Path) -> TimmClassifier:
         config = read_json(folder / CONFIG, f"a model's {CONFIG}", "restore the file")
         network = cast(Any, timm.create_model(f"local-dir:{folder}", pretrained=True))
         name, labels = str(config["architecture"]), config.get("label_names")
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # wrong bytes make timm and torch raise nearly anything
         raise MvigNasError(f"{must}, got {first_line(error)!r} in {folder}; restore its files.") from error
     if labels is not None and len(labels) != network.num_classes:
         raise MvigNasError(f"{must}, got {len(labels)} `label_names` for {network.num_classes} logits in {folder}.")
@@ -146,13 +143,10 @@ def _built(name: str, classifier: str | tuple[str, ...], checkpoint: Path) -> nn
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        content = read_weights(path)
+    except ValueError as error:
         raise MvigNasError(
-            f"a teacher's checkpoint must be a file of tensors, got {first_line(error)!r} at {path}; "
+            f"a teacher's checkpoint must be a file of tensors, got {str(error)!r} at {path}; "
             "write one with torch.save(model.state_dict(), FILE)."
         ) from error
     for wrapper in _WRAPPERS:

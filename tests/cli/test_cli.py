@@ -142,6 +142,8 @@ def test_sample_writes_different_architectures(tmp_path: Path) -> None:
         (["describe", "none.json"], 1, "no preset and no file is called 'none.json'"),
         (["export", "none.pth"], 1, "there is none at none.pth"),
         (["serch"], 2, "No such command 'serch'"),
+        (["search", "--latency-budget", "1ms", "--out", ""], 2, "got an empty one after --out"),
+        (["export", "mobilevig_ti", "--out", ""], 2, "got an empty one after --out"),
     ],
 )
 def test_bad_input_gets_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pickle
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mvig_nas import (
     budget,
     coreml,
     device_log,
+    experiments,
     finalists,
     image_data,
     kernels,
@@ -34,10 +35,11 @@ from mvig_nas.architecture import Architecture, preset, read_architectures
 from mvig_nas.errors import MvigNasError
 from mvig_nas.finalists.short_training import read_reports
 from mvig_nas.image_data.transforms import read_image
-from mvig_nas.latency.card import rows_of
+from mvig_nas.latency.card import FitRequest, fit_log, read_card, rows_of
 from mvig_nas.scores.calibrated_score import FILE as CALIBRATED
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.training.model_folder import TrainedModel, read_model, write_model
+from mvig_nas.values import plain
 from tests.hostile.mutations import bytes_mutated, json_lines_mutated, json_mutated, toml_mutated
 from tests.images import write_images
 from tests.sampler_contract import HALF, TOY, SizeLatency, WidthScore, no_costs
@@ -90,8 +92,8 @@ def _predictor(folder: Path) -> None:
 def _predict(folder: Path) -> None:
     found = latency.LatencyPredictor.load(folder)
     networks = [kernels.of(preset("mobilevig_ti"), "exported")]
-    found.predict_ms(networks)
-    found.interval_ms(networks)
+    predictions = [found.predict_ms(networks), *found.interval_ms(networks)]
+    assert np.isfinite(predictions).all()
 
 
 def _fitted(folder: Path) -> None:
@@ -228,6 +230,54 @@ def _manifest(folder: Path) -> None:
     (folder / coreml.MANIFEST).write_text(json.dumps(content))
 
 
+def _card(folder: Path) -> None:
+    rows = (Path(__file__).parents[2] / "results/host_cpu/mobilevig.jsonl").read_text().splitlines(keepends=True)
+    (folder / "log.jsonl").write_text("".join(rows[:16]))
+    fit_log(device_log.read(folder / "log.jsonl"), folder / "fitted", FitRequest(k_fold=2))
+
+
+def _labels(folder: Path) -> None:
+    (folder / "labels.txt").write_text("ant\nhoney bee\ncat\n")
+
+
+def _experiment(folder: Path) -> None:
+    source = shipped.folder("search_spaces") / "experiments" / "fixed-vs-dynamic.toml"
+    (folder / "experiment.toml").write_bytes(Path(str(source)).read_bytes())
+
+
+def _csv(folder: Path) -> None:
+    (folder / "log.csv").write_text("net,ms\nmobilevig_ti,1.0\nmobilevig_s,1.2\n")
+
+
+def _read_csv(folder: Path) -> None:
+    constants = {"device": "my-phone", "compute_units": "all"}
+    device_log.read_csv(folder / "log.csv", {"architecture": "net", "latency_ms": "ms"}, "ms", constants)
+
+
+def _split(folder: Path) -> None:
+    record = {"schema": 1, "images": "/images", "classes": ["a", "b"], "train": 8, "val": 2, "unreadable": ["a/1.jpg"]}
+    (folder / "split.json").write_text(json.dumps(record))
+
+
+def _read_split(folder: Path) -> None:
+    made = image_data.split_images(Path("/images"), folder)
+    assert made.train + made.val > 0
+    assert all("/" in name for name in made.unreadable)
+
+
+def _scores(folder: Path) -> None:
+    data = write_images(folder / "images", train=8, val=2)
+    rest, _ = image_data.hold_out(image_data.read_split(data, "train"), 0.2)
+    about = {"recipe": plain(replace(RECIPE, hold_out=0.2)), "images": rest.digest}
+    supernet.save_supernet(folder / "supernet.safetensors", supernet.Supernet(SPACE, 3), rest.classes, about)
+    _read_scores(folder)
+
+
+def _read_scores(folder: Path) -> None:
+    score = scores.SupernetScore(folder / "supernet.safetensors", folder / "images", calibration_images=0)
+    assert 0 <= score(SPACE.smallest) <= 1
+
+
 def _budget(folder: Path) -> None:
     (folder / "budget.txt").write_text("1.0ms")
 
@@ -273,6 +323,15 @@ READERS = (
            lambda folder: read_image(str(folder / "image.png"))),
     Reader("reference weights", _reference, "weights.pth", bytes_mutated,
            _read_reference),
+    Reader("card", _card, "fitted/card.json", json_mutated, lambda folder: read_card(folder / "fitted")),
+    Reader("class labels", _labels, "labels.txt", bytes_mutated,
+           lambda folder: coreml.read_labels(folder / "labels.txt")),
+    Reader("experiment", _experiment, "experiment.toml", toml_mutated,
+           lambda folder: experiments.Experiment.load(str(folder / "experiment.toml"))),
+    Reader("CSV", _csv, "log.csv", bytes_mutated, _read_csv),
+    Reader("record of a split", _split, "split.json", json_mutated, _read_split),
+    Reader("kept scores", _scores, "supernet.scores.jsonl", json_lines_mutated, _read_scores),
+    Reader("scoring supernet", _scores, "supernet.safetensors", bytes_mutated, _read_scores),
     Reader("budget", _budget, "budget.txt", bytes_mutated, _read_budget),
 )  # fmt: skip
 

@@ -5,10 +5,11 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -363,7 +364,8 @@ def test_a_changed_parameter_is_noticed(tmp_path: Path) -> None:
 def test_a_newer_study_asks_for_an_upgrade(tmp_path: Path) -> None:
     run(folder=tmp_path)
     path = tmp_path / "study.journal"
-    path.write_text(path.read_text().replace('{"schema":1,"evaluations"', '{"schema":2,"evaluations"', 1))
+    text = re.sub(r',"checksum":"[0-9a-f]{16}"', "", path.read_text(), count=1)
+    path.write_text(text.replace('{"schema":1,"evaluations"', '{"schema":2,"evaluations"', 1))
     with pytest.raises(MvigNasError, match="study schema must be at most 1, got 2, of a newer mvig-nas: upgrade"):
         Study.load(tmp_path)
 
@@ -488,3 +490,46 @@ def test_limits_count_what_a_user_sees() -> None:
     assert (costs.parameters, costs.macs) == (5_271_074, 662_142_336)
     assert costs.weight_bytes == totals(of(PRESETS["mobilevig_ti"], "exported")).weight_bytes
     assert costs.weight_bytes < totals(of(PRESETS["mobilevig_ti"])).weight_bytes
+
+
+def _edited(lines: list[str], index: int, name: str, value: object) -> list[str]:
+    trial = json.loads(lines[index])
+    (trial if name in trial else trial["user_attrs"])[name] = value
+    return [*lines[:index], json.dumps(trial) + "\n", *lines[index + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [*lines[:12], lines[11], *lines[12:]], "candidate 10 of .* written as number 9, so lines were"),
+        (lambda lines: [*lines[:11], *lines[12:]], "candidate 9 of .* written as number 10, so lines were removed"),
+        (lambda lines: [*lines[:10], lines[11], lines[10], *lines[12:]], "candidate 8 of .* written as number 9"),
+        (lambda lines: _edited(lines, 2, "value", 99.0), "candidate 0 of .*: it was changed since"),
+        (lambda lines: _edited(lines, 2, "latency_ms", 0.01), "candidate 0 of .*: it was changed since"),
+        (lambda lines: _edited(lines, 2, "checksum", "0"), "candidate 0 of .*: it was changed since"),
+        (lambda lines: [lines[0], lines[1].replace('"seed":0', '"seed":1'), *lines[2:]], "the attribute mvig_nas_set"),
+    ],
+    ids=["repeated", "removed", "moved", "score", "latency", "checksum", "settings"],
+)  # fmt: skip
+def test_a_plausible_change_is_noticed(tmp_path: Path, change: Callable[[list[str]], list[str]], message: str) -> None:
+    run(folder=tmp_path)
+    path = tmp_path / "study.journal"
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    for read in (lambda: Study.load(tmp_path), lambda: run(folder=tmp_path, resume=True)):
+        with pytest.raises(MvigNasError, match=message):
+            read()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_study_that_goes_while_it_is_searched_in_is_told(tmp_path: Path, replaced: bool) -> None:
+    class Removing(WidthScore):
+        def __call__(self, architecture: Architecture) -> float:
+            if len(self.asked) == 10:
+                shutil.rmtree(tmp_path / "run")
+                if replaced:
+                    (tmp_path / "run").mkdir()
+                    (tmp_path / "run" / "study.journal").write_text("another")
+            return super().__call__(architecture)
+
+    with pytest.raises(MvigNasError, match="must stay where it is while it is searched in"):
+        run(Removing(), folder=tmp_path / "run")
