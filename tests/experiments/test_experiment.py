@@ -28,6 +28,7 @@ CELLS = {
     "beyond-classification": 5,
     "fixed-vs-dynamic": 3,
     "graph-step": 20,
+    "operators": 5,
     "svga-vs-knn": 2,
     "with-and-without-graph": 5,
 }
