@@ -7,7 +7,7 @@ Run: python -m benchmarks.host_latency measure   # about 40 minutes of one core;
 mobilevig-ti, drawn uniformly) and to timm.jsonl (97 models at their own resolution). `report` fits them:
 
 * 150 architectures, at random or the most telling of the 300, predict the 60 others, beside the baselines;
-* the learning curve, with and without the start from the shipped iPhone predictor;
+* the learning curve, with and without the start from the shipped iPhone predictor, and the baselines';
 * timm's models, a family left out at a time, and the 60 architectures by a fit that saw no architecture.
 """
 
@@ -40,13 +40,18 @@ OUTPUT = ROOT / "results" / "host_cpu"
 SPACES = ("toy", "micro", "mobilevig-ti")
 POOL_SEED, TEST_SEED = 1, 7
 POOL, TEST, TRAIN = 100, 20, 50  # of each space
-SIZES = (5, 10, 20, 40, 80, 150)
+SIZES = (5, 10, 20, 40, 80, 150, 300)
 DRAWS = 5
 PHONE = "iphone-13-mini"
 HOST = "one core, torch"
 TIMM = (ROOT / "benchmarks" / "data" / "host_timm.txt").read_text().split()
 SCRATCH, KIN = "scratch", "timm models on this CPU"
-COLORS = {SCRATCH: "#9fb0c3", PHONE: "#00798c", KIN: "#d1495b"}
+COLORS = {
+    SCRATCH: "#9fb0c3",
+    PHONE: "#00798c",
+    KIN: "#d1495b",
+    **dict(zip(BASELINES, ("#6b7a3a", "#c9a227"), strict=True)),
+}
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,18 @@ def curve(data: Split, kin: LatencyPredictor) -> list[dict[str, Any]]:
                 mean = {key: float(np.mean([score[key] for score in scores])) for key in scores[0]}
                 points.append({"rows": size, "start": name, "picked": how, "draws": len(lists), **mean})
                 print(points[-1], flush=True)
+    for name, baseline in BASELINES.items():
+        for size in SIZES:
+            scores = []
+            for each in shuffled:
+                known = data.rows.pick(each[:size])
+                answer = baseline().fit(known.kernels, known.latencies_ms)
+                answered_ms = answer.predict_ms(data.rows.pick(data.test).kernels)
+                scores.append(figures(measured, HeldOut.without_interval(answered_ms)))
+            mean = {key: float(np.mean([score[key] for score in scores])) for key in scores[0]}
+            values = {**mean, "interval_coverage_80": float("nan")}
+            points.append({"rows": size, "start": name, "picked": "uniform", "draws": len(shuffled), **values})
+            print(points[-1], flush=True)
     return points
 
 
@@ -160,7 +177,10 @@ def curve_png(points: Sequence[dict[str, Any]]) -> bytes:
     for start, color in COLORS.items():
         for how, style in (("uniform", "--"), ("telling", "-")):
             own = [point for point in points if point["picked"] == how and point["start"] == start]
-            label = f"from {start}, {'uniform draws' if how == 'uniform' else 'the most telling'}"
+            if not own:
+                continue
+            begin = start if start in BASELINES else f"from {start}"
+            label = f"{begin}, {'uniform draws' if how == 'uniform' else 'the most telling'}"
             errors = [100 * point["mape"] for point in own]
             axes.plot([point["rows"] for point in own], errors, style, marker="o", color=color, label=label)
     axes.set_xscale("log")
@@ -204,7 +224,9 @@ def report(out: Path) -> None:
 
 
 def _cell(value: str | float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"  # noqa: PLR0124
+    return str(value)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from mvig_nas.kernels import Kernel
 from mvig_nas.latency.features import FloatArray, network_features
 from mvig_nas.latency.latency_predictor import LatencyPredictor, fit_device
 from mvig_nas.latency.rows import Rows, device_of
+from mvig_nas.latency.signatures import signature
 
 COVERAGE = 0.8
 BUDGETS = (0.25, 0.5, 0.75)  # quantiles of the latencies
@@ -267,10 +268,10 @@ class LookUpTable:
         self._prices = Ridge(_ridge_alpha(inputs, latencies_ms, weights), fit_intercept=False)
         self._prices.fit(inputs, latencies_ms, weights)
         rest = latencies_ms - self._prices.predict(inputs)
-        self._columns: dict[tuple[Any, ...], int] = {}
+        self._columns: dict[str, int] = {}
         for network in networks:
             for kernel in network:
-                self._columns.setdefault(_signature(kernel), len(self._columns))
+                self._columns.setdefault(signature(kernel), len(self._columns))
         counts = self._counts(networks)
         self._departures = Ridge(_ridge_alpha(counts, rest, weights), fit_intercept=False)
         self._departures.fit(counts, rest, weights)
@@ -290,10 +291,10 @@ class LookUpTable:
         columns: list[int] = []
         ends = [0]
         for network in networks:
-            for signature, count in Counter(_signature(kernel) for kernel in network).items():
-                if signature in self._columns:
+            for name, count in Counter(signature(kernel) for kernel in network).items():
+                if name in self._columns:
                     counts.append(count)
-                    columns.append(self._columns[signature])
+                    columns.append(self._columns[name])
             ends.append(len(columns))
         return csr_matrix((counts, columns, ends), shape=(len(networks), len(self._columns)), dtype=np.float64)
 
@@ -326,10 +327,6 @@ BASELINES: dict[str, type[LookUpTable] | type[SupportVectors]] = {
     "look-up table (ridge)": LookUpTable,
     "RBF-SVR": SupportVectors,
 }
-
-
-def _signature(kernel: Kernel) -> tuple[Any, ...]:
-    return kernel.kind, kernel.shape, kernel.kernel_size, kernel.stride, kernel.groups, kernel.macs
 
 
 def _logs(networks: Sequence[Sequence[Kernel]]) -> FloatArray:

@@ -6,15 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, read_arrays, read_json, save
 from mvig_nas.kernels import Kernel
-from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features, network_features
-from mvig_nas.latency.own_device import DeviceFit, OwnDeviceModel, StartPredictor, fit_own_device
+from mvig_nas.latency.features import FEATURES, FloatArray, network_features
+from mvig_nas.latency.latency_model import LatencyModel
+from mvig_nas.latency.own_device import DeviceFit, OwnDeviceModel, fit_own_device
 from mvig_nas.latency.pooled import PooledModel, PooledSettings, fit_pooled
 from mvig_nas.latency.rows import Rows, checked_rows
 from mvig_nas.values import plain, read
@@ -22,48 +23,6 @@ from mvig_nas.values import plain, read
 SCHEMA_VERSION = 1
 WILD = 4.0  # robust deviations, beyond which a row is reported
 _FEW_ERRORS = 20  # fewer say too little about their own distribution, and Student's of their size stands in
-
-
-class LatencyModel(Protocol):
-    """What a predictor delegates to: log t on one device. Features are summed by network, shape (n, F)."""
-
-    @property
-    def start(self) -> StartPredictor | None:
-        """The predictor that the fit starts from, kept beside it."""
-
-    @property
-    def chips(self) -> tuple[str, ...]:
-        """The chips that were measured."""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The (laboratory, device) labels seen."""
-
-    @property
-    def costs_ms(self) -> FloatArray:
-        """Milliseconds of the fixed cost and of a unit of each feature, shape (1 + F,)."""
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What the fit began with and how far it moved."""
-
-    def mean(self, features: FloatArray, group: str | None = None, /) -> FloatArray:
-        """Expected log t, shape (n,), as `group` would measure it where one is named."""
-
-    def deviation(self, features: FloatArray, group: str | None = None, /) -> FloatArray:
-        """Standard deviation of a measurement's log t, shape (n,)."""
-
-    def covariance(self, features: FloatArray) -> FloatArray:
-        """What is open about log t, shape (n, n), without a measurement's noise."""
-
-    def reasons(self, network: Sequence[Kernel], features: FloatArray) -> dict[str, str]:
-        """Why the network, of features (1, F), is unlike all that were measured, by name of the reason."""
-
-    def for_device(self, device: str) -> "LatencyModel":
-        """The same fit for another device, refused where it does not hold there."""
-
-    def to_parts(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
-        """Values for `predictor.json`, and arrays for `predictor.npz`."""
 
 
 @dataclass(frozen=True)
@@ -223,10 +182,30 @@ class LatencyPredictor:
 
     def predict_ms(self, networks: Sequence[Sequence[Kernel]], group: str | None = None) -> FloatArray:
         """Milliseconds, shape (n,). `group` names a laboratory whose constant factor is wanted."""
-        return self.predict_from_features_ms(network_features(networks), group)
+        return self.predict_from_features_ms(self.network_features(networks), group)
+
+    def kernel_features(self, kernels: Sequence[Kernel]) -> FloatArray:
+        """One row for each kernel as this predictor sees it; their sum is the network's. Shape (len(kernels), F + S).
+
+        The first F are those of `latency.kernel_features`. A predictor fitted to one device adds a column for each of
+        the S sorts of kernels that it measured.
+        """
+        return self._fitted().kernel_features(kernels)
+
+    def network_features(self, networks: Sequence[Sequence[Kernel]]) -> FloatArray:
+        """Summed `kernel_features` of each network, shape (n, F + S)."""
+        width = self.kernel_features(()).shape[1]
+        rows = [self.kernel_features(network).sum(axis=0) for network in networks]
+        return np.array(rows).reshape(len(rows), width)
 
     def predict_from_features_ms(self, features: FloatArray, group: str | None = None) -> FloatArray:
-        """Milliseconds from summed kernel features of shape (n, len(FEATURES)): shape (n,)."""
+        """Milliseconds from summed features, shape (n,).
+
+        Args:
+            features: of `network_features` of this predictor, or the first F of them, (n, F): then what it knows of
+                single sorts of kernels is left aside.
+            group: names a laboratory whose constant factor is wanted.
+        """
         return np.exp(self._fitted().mean(np.asarray(features, dtype=np.float64), group))
 
     def interval_ms(
@@ -237,7 +216,7 @@ class LatencyPredictor:
         The spread counts a family never seen, the noise, and (without a `group`) a laboratory never seen; its width is
         calibrated on families left out of the fit.
         """
-        return self.interval_from_features_ms(network_features(networks), coverage, group)
+        return self.interval_from_features_ms(self.network_features(networks), coverage, group)
 
     def interval_from_features_ms(
         self, features: FloatArray, coverage: float = 0.8, group: str | None = None
@@ -261,8 +240,8 @@ class LatencyPredictor:
     def explain_ms(self, network: Sequence[Kernel]) -> Explanation:
         """Which kernels the milliseconds go to; the parts sum to the prediction."""
         costs = self.costs_ms
-        rows = kernel_features(network)
-        by_kernel = rows @ costs[1:]
+        rows = self.kernel_features(network)
+        by_kernel = rows[:, : len(FEATURES)] @ costs[1:]
         factor = self.predict_from_features_ms(rows.sum(axis=0)[None])[0] / (by_kernel.sum() + costs[0])
         return Explanation(by_kernel * factor, float(costs[0] * factor))
 
@@ -285,7 +264,7 @@ class LatencyPredictor:
 
     def reasons_outside(self, network: Sequence[Kernel]) -> dict[str, str]:
         """`outside` for one network, each reason with a name by which another predictor can be asked for it."""
-        return self._fitted().reasons(network, network_features([network]))
+        return self._fitted().reasons(network, self.network_features([network]))
 
     def for_device(self, device: str) -> Self:
         """The same fit, predicting for another device whose chip was measured."""

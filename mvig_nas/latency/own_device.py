@@ -15,6 +15,7 @@ from mvig_nas.latency.device_model import (
     NEURAL_ENGINE,
     TERMS,
     DeviceModel,
+    Measured,
     Start,
     beyond_costs,
     fit_device_model,
@@ -22,12 +23,14 @@ from mvig_nas.latency.device_model import (
     start_of,
     templates,
 )
-from mvig_nas.latency.features import FloatArray, Support, kind_shares, network_features, reasons
+from mvig_nas.latency.features import FEATURES, FloatArray, Support, kind_shares, network_features, reasons
 from mvig_nas.latency.rows import check_positive, chip_of, device_of
+from mvig_nas.latency.signatures import Signatures
 
 IntArray = NDArray[np.int64]
 _LEAST_REFITTED, _MOST_REFITTED, _PARTS = 4, 300, 5
 _ARRAYS = ("costs_ms", "share_costs_ms", "log_terms", "inputs", "slopes", "residuals", "shifts", "weights")
+_SIGNATURE_ARRAYS = ("shares", "signature_costs_ms")
 
 
 class StartPredictor(Protocol):
@@ -69,6 +72,7 @@ class OwnDeviceModel:
     kinds: frozenset[str]
     device: str
     groups: tuple[str, ...]
+    signatures: Signatures
 
     @property
     def chips(self) -> tuple[str, ...]:
@@ -89,6 +93,10 @@ class OwnDeviceModel:
             "gain": self.model.gain,
             "terms": dict(zip(TERMS, np.exp(self.model.log_terms).tolist(), strict=True)),
         }
+
+    def kernel_features(self, kernels: Sequence[Kernel]) -> FloatArray:
+        """Features of each kernel, then a one in the column of its signature. Shape (len(kernels), F + S)."""
+        return self.signatures.rows(kernels)
 
     def mean(self, features: FloatArray, _group: str | None = None, /) -> FloatArray:
         """Expected log t, shape (n,). All rows are of one group, so the group asked for changes nothing."""
@@ -127,7 +135,8 @@ class OwnDeviceModel:
     def to_parts(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Values for JSON, and arrays; the start is kept apart."""
         values = {**self.summary, "kinds": sorted(self.kinds)}
-        arrays = {name: getattr(self.model, name) for name in _ARRAYS}
+        arrays = {name: getattr(self.model, name) for name in (*_ARRAYS, *_SIGNATURE_ARRAYS)}
+        arrays["signatures"], arrays["signature_features"] = np.array(self.signatures.names), self.signatures.features
         return {"groups": list(self.groups), "device_fit": values}, arrays
 
     @classmethod
@@ -141,8 +150,16 @@ class OwnDeviceModel:
     ) -> "OwnDeviceModel":
         """What `to_parts` gave."""
         name = NEURAL_ENGINE if own.start == "engine" else own.start  # as older files call it
-        model = DeviceModel(start=name, gain=own.gain, **{name: arrays[name] for name in _ARRAYS})
-        return cls(model, start, frozenset(own.kinds), device, groups)
+        known = {name: arrays[name] for name in _ARRAYS}
+        signatures = Signatures.none()
+        if "signatures" in arrays:
+            known |= {name: arrays[name] for name in _SIGNATURE_ARRAYS}
+            signatures = Signatures(tuple(arrays["signatures"].tolist()), arrays["signature_features"])
+        else:  # an older file's fit, in which no sort of kernels departs from its price
+            known["log_terms"] = np.insert(known["log_terms"], TERMS.index("departure"), -np.inf)
+            known |= {"shares": np.zeros((len(known["inputs"]), 0)), "signature_costs_ms": np.zeros(0)}
+        model = DeviceModel(start=name, gain=own.gain, **known)
+        return cls(model, start, frozenset(own.kinds), device, groups, signatures)
 
 
 @dataclass(frozen=True)
@@ -176,9 +193,11 @@ def fit_own_device(
             f"`families` must have one entry a network, got {len(families)} for {len(networks)} networks"
         )
     check_positive("latencies_ms", latencies)
-    features = network_features(networks)
-    # unique sorts the networks, so that the order they came in leaves no trace in the sums
-    unique, first, network_of = np.unique(np.round(features, 9), axis=0, return_index=True, return_inverse=True)
+    # both sort the networks, so that the order they came in leaves no trace in the sums
+    order = np.lexsort(np.round(network_features(networks), 9).T[::-1])
+    signatures = Signatures.of([networks[row] for row in order], templates()[0].costs_ms)
+    features = np.round(signatures.network_rows(networks), 9)
+    unique, first, network_of = np.unique(features, axis=0, return_index=True, return_inverse=True)
     network_of = network_of.reshape(-1)
     if len(unique) < 3:
         raise MvigNasError(f"a fit needs 3 different measured networks, got {len(unique)}; measure more")
@@ -188,11 +207,13 @@ def fit_own_device(
     starts = [(template, beyond) for template in templates()]
     if start is not None:
         starts.append((start_of(start.costs_ms), beyond))
-    model = fit_device_model(unique, log_ms, starts, seed=seed)
+    learned = Measured(unique, log_ms, signatures.features)
+    model = fit_device_model(learned, starts, seed=seed)
     parts = _parts(len(unique), None if families is None else [families[row] for row in first], seed)
     kinds = frozenset(kernel.kind for network in networks for kernel in network)
-    fit = OwnDeviceModel(model, start if model.start == "start" else None, kinds, device, (group,))
-    calibration = np.sort(np.abs(_calibration_errors(model, unique, log_ms, starts, parts)))
+    used = start if model.start == "start" else None
+    fit = OwnDeviceModel(model, used, kinds, device, (group,), signatures)
+    calibration = np.sort(np.abs(_calibration_errors(model, learned, starts, parts)))
     expected = (log_ms - model.left_out_errors)[network_of]
     errors = (log_rows - expected) / robust_deviations(model)[network_of]
     return OwnDeviceFit(fit, calibration, np.exp(expected), errors)
@@ -202,13 +223,13 @@ def _beyond(start: StartPredictor | None, features: FloatArray) -> FloatArray:
     """What the start knows of log t beyond its costs, shape (n,); zeros without a start."""
     if start is None:
         return np.zeros(len(features))
+    features = features[:, : len(FEATURES)]  # what single sorts of kernels cost the start's device is left aside
     return beyond_costs(start.costs_ms, start.predict_from_features_ms(features), features)
 
 
 def _calibration_errors(
     model: DeviceModel,
-    features: FloatArray,
-    log_ms: FloatArray,
+    measured: Measured,
     starts: Sequence[tuple[Start, FloatArray]],
     part_of: IntArray,
 ) -> FloatArray:
@@ -217,6 +238,7 @@ def _calibration_errors(
     Few rows say little about the model's own terms, and a fit that chose them by a row is too sure of it: there whole
     parts are left out, and all is fitted anew without them.
     """
+    features, log_ms = measured.features, measured.log_ms
     count = len(log_ms)
     if not _LEAST_REFITTED <= count <= _MOST_REFITTED:
         errors: FloatArray = model.left_out_errors / model.left_out_deviations
@@ -225,7 +247,7 @@ def _calibration_errors(
     for part in range(part_of.max() + 1):
         out = part_of == part
         kept = [(start, beyond[~out]) for start, beyond in starts]
-        other = fit_device_model(features[~out], log_ms[~out], kept, seed=0)
+        other = fit_device_model(measured.where(~out), kept, seed=0)
         beyond = next(beyond for start, beyond in starts if start.name == other.start)[out]
         deviations = other.deviation(features[out], beyond)
         errors[out] = (log_ms[out] - other.mean(features[out], beyond)) / deviations

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from mvig_nas import shipped
 from mvig_nas.architecture import Architecture, Stage
 from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, of, sections
-from mvig_nas.latency.features import FEATURES, FloatArray, kernel_features
+from mvig_nas.latency.features import FloatArray
 from mvig_nas.latency.latency_predictor import LatencyPredictor
 
 _NUM_CLASSES = 1000
@@ -35,15 +35,16 @@ class StageCost:
 
 
 class BlockFeatures:
-    """Summed kernel features of architectures in one form, remembered block by block."""
+    """Summed kernel features of architectures in one form, as a predictor sees them, remembered block by block."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, predictor: LatencyPredictor) -> None:
         self.form: Form = form
+        self._predictor = predictor
         self._columns: dict[_Block, int] = {}
         self._rows: list[FloatArray] = []
 
     def __call__(self, architectures: Sequence[Architecture]) -> FloatArray:
-        """Features, shape (n, len(FEATURES))."""
+        """Features, shape (n, F + S); see `LatencyPredictor.network_features`."""
         columns: list[int] = []
         counts: list[int] = []
         ends = [0]
@@ -57,7 +58,7 @@ class BlockFeatures:
                 counts.append(count)
             ends.append(len(columns))
         if not self._rows:
-            return np.zeros((0, len(FEATURES)))
+            return self._predictor.network_features(())
         amounts = csr_matrix((counts, columns, ends), shape=(len(architectures), len(self._rows)))
         features: FloatArray = np.asarray(amounts @ np.array(self._rows))
         return features
@@ -74,7 +75,7 @@ class BlockFeatures:
             x = network.add("add", (1, key.channels, key.size, key.size), (x, x))
         first = len(network.kernels)
         key.grow(network, x)
-        summed: FloatArray = kernel_features(network.kernels)[first:].sum(axis=0)
+        summed: FloatArray = self._predictor.kernel_features(network.kernels)[first:].sum(axis=0)
         return summed
 
 
@@ -120,7 +121,7 @@ class ArchitectureLatency:
     def __init__(self, predictor: LatencyPredictor, form: Form = "exported") -> None:
         self.predictor = predictor
         self.form: Form = form
-        self.features = BlockFeatures(form)
+        self.features = BlockFeatures(form, predictor)
 
     @classmethod
     def load(cls, device: str, form: Form = "exported") -> Self:

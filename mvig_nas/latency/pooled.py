@@ -30,6 +30,7 @@ from mvig_nas.latency.features import (
     UNMEASURED,
     FloatArray,
     Support,
+    kernel_features,
     kind_shares,
     reasons,
     size_and_shares,
@@ -44,6 +45,7 @@ TERMS = ("smooth", "length", "smooth_chip", "device", "laboratory", "family", "n
 _TERMS_CENTRE = np.log([0.15, 1.0, 0.05, 0.08, 0.08, 0.1, 0.05, 0.08])
 _TERMS_SPREAD = 0.7
 _JITTER = 1e-8
+_LIFTS = (1e-10, 1e-8, 1e-6)  # shares of the diagonal
 _BAG_SEED = 0
 _ARRAYS = ("inputs", "centre", "scale", "residuals", "weights", "log_terms")
 
@@ -158,7 +160,7 @@ class Residual:
 
     def __post_init__(self) -> None:
         covariance = _covariance(self.log_terms, _distances(self.inputs, self.inputs), self.labels, self.weights)
-        factor = cho_factor(covariance, lower=True)
+        factor = _factor(covariance)
         object.__setattr__(self, "_dual", cho_solve(factor, self.residuals - self.offset))
         object.__setattr__(self, "_inverse", cho_solve(factor, np.eye(len(self.residuals))))
 
@@ -214,7 +216,7 @@ def fit_residual(inputs: FloatArray, residuals: FloatArray, rows: Rows, start: F
 
     def objective(log_terms: FloatArray) -> tuple[float, FloatArray]:
         covariance, slopes = _covariance_and_slopes(log_terms, distances, matches, weights)
-        factor = cho_factor(covariance, lower=True)
+        factor = _factor(covariance)
         inverse = cho_solve(factor, identity)
         dual = inverse @ centred
         outer = inverse - np.outer(dual, dual)
@@ -224,6 +226,22 @@ def fit_residual(inputs: FloatArray, residuals: FloatArray, rows: Rows, start: F
 
     log_terms = map_fit(objective, _TERMS_CENTRE, _TERMS_SPREAD, start=start)
     return Residual(standard, centre, scale, residuals, weights, labels, log_terms, offset)
+
+
+def _factor(covariance: FloatArray) -> tuple[FloatArray, bool]:
+    """Cholesky's factor. A line search tries terms so far apart that rounding decides whether there is one.
+
+    How a library sums decides with it, so that a fit must not depend on it: there the diagonal grows by what rounding
+    can take from it.
+    """
+    for lift in (0.0, *_LIFTS):
+        try:
+            lifted = covariance if not lift else covariance + lift * np.diag(np.diag(covariance))
+            factor: tuple[FloatArray, bool] = cho_factor(lifted, lower=True)
+            return factor
+        except np.linalg.LinAlgError:
+            continue
+    raise np.linalg.LinAlgError("a covariance must be positive definite, got one that is not")
 
 
 def _distances(left: FloatArray, right: FloatArray) -> FloatArray:
@@ -304,6 +322,10 @@ class PooledModel:
     def summary(self) -> dict[str, Any]:
         """Nothing: a pooled fit starts from no other."""
         return {}
+
+    def kernel_features(self, kernels: Sequence[Kernel]) -> FloatArray:
+        """Features of each kernel, shape (len(kernels), F): no sort of kernels is told apart."""
+        return kernel_features(kernels)
 
     def mean(self, features: FloatArray, group: str | None = None, /) -> FloatArray:
         """Expected log t, shape (n,)."""

@@ -1,5 +1,7 @@
 """Latency of Architectures: block by block or whole, the same milliseconds."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from mvig_nas import kernels, shipped
 from mvig_nas.architecture import PRESETS, preset
 from mvig_nas.kernels import FORMS, Form
-from mvig_nas.latency import ArchitectureLatency, LatencyPredictor, network_features
+from mvig_nas.latency import FEATURES, ArchitectureLatency, LatencyPredictor, fit_device, network_features
 from mvig_nas.latency.per_architecture import BlockFeatures
 from mvig_nas.search_space import SearchSpace
 from tests.strategies import FAMILY, architectures, spaces
@@ -22,7 +24,7 @@ PREDICTOR = LatencyPredictor.load(shipped.predictor_folder("iphone-13-mini"))
 def test_features_add_up_block_by_block(form: Form, space: SearchSpace, data: st.DataObject) -> None:
     drawn = data.draw(st.lists(architectures(space), min_size=1, max_size=4))
     whole = network_features([kernels.of(architecture, form) for architecture in drawn])
-    assert np.allclose(BlockFeatures(form)(drawn), whole, rtol=1e-9, atol=1e-12)
+    assert np.allclose(BlockFeatures(form, PREDICTOR)(drawn), whole, rtol=1e-9, atol=1e-12)
 
 
 def test_predictions_and_intervals_equal_those_of_kernel_lists() -> None:
@@ -36,8 +38,26 @@ def test_predictions_and_intervals_equal_those_of_kernel_lists() -> None:
     assert np.all(latency.predict_ms(presets) < high)
 
 
-def test_nothing_in_gives_nothing_out() -> None:
-    assert ArchitectureLatency(PREDICTOR).predict_ms([]).shape == (0,)
+def test_a_fit_to_one_device_sees_the_sorts_of_kernels_of_architectures_too() -> None:
+    space = SearchSpace.from_toml(shipped.space_path("toy"))
+    presets = [space.sample(random.Random(seed)) for seed in range(12)]
+    networks = [kernels.of(architecture, "exported") for architecture in presets]
+    depart = np.array([1.0 + 0.5 * any(kernel.kernel_size == (5, 5) for kernel in each) for each in networks[:10]])
+    own = fit_device(networks[:10], PREDICTOR.predict_ms(networks[:10]) * depart, "me@phone").predictor
+    latency = ArchitectureLatency(own)
+    seen = own.network_features(networks)
+    assert seen.shape[1] > len(FEATURES)
+    np.testing.assert_allclose(latency.features(presets), seen, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(latency.predict_ms(presets), own.predict_ms(networks))
+    plain_ms = own.predict_from_features_ms(network_features(networks))
+    assert not np.allclose(plain_ms, own.predict_ms(networks), rtol=1e-3)
+
+
+@pytest.mark.parametrize("device", ["pooled", "own"])
+def test_nothing_in_gives_nothing_out(device: str) -> None:
+    networks = [kernels.of(architecture, "exported") for architecture in PRESETS.values()]
+    own = fit_device(networks, PREDICTOR.predict_ms(networks), "me@phone").predictor
+    assert ArchitectureLatency({"pooled": PREDICTOR, "own": own}[device]).predict_ms([]).shape == (0,)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -10,6 +10,8 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency import FEATURES, LatencyPredictor, kernel_features, network_features
 from mvig_nas.latency.features import FloatArray
+from mvig_nas.latency.pooled import fit_residual
+from mvig_nas.latency.rows import Rows
 
 
 def conv(channels: int, size: int, kernel: int = 1, groups: int = 1) -> Kernel:
@@ -77,6 +79,20 @@ def test_the_order_of_rows_is_irrelevant(
 ) -> None:
     turned = LatencyPredictor(device="iphone-12", bags=2).fit(networks[::-1], latencies_ms[::-1])
     np.testing.assert_array_equal(turned.predict_ms(networks), fitted.predict_ms(networks))
+
+
+def test_terms_so_far_apart_that_rounding_decides_do_not_stop_a_fit() -> None:
+    """What a line search may try: every network nearly alike, and next to no noise between them."""
+    count = 40
+    inputs = np.linspace(0.0, 1.0, count)[:, None] ** 3
+    group = ("a@iphone-12",) * count
+    names = tuple(f"n{row}" for row in range(count))
+    rows = Rows(names, names, group, np.ones(count), np.ones(count), np.zeros((count, len(FEATURES))))
+    far = np.log([3e4, 30.0, 1e-8, 3e4, 3e4, 1e-8, 1e-8, 1e-8])
+    residuals = np.sin(5 * inputs[:, 0])
+    found = fit_residual(inputs, residuals, rows, far)
+    assert np.all(np.isfinite(found.log_terms))
+    np.testing.assert_allclose(found.mean(inputs, "A14", "iphone-12", "a@iphone-12"), residuals, atol=0.3)
 
 
 def test_inputs_are_left_alone(networks: list[list[Kernel]], latencies_ms: FloatArray) -> None:
