@@ -115,12 +115,12 @@ class Lines(BaseJournalBackend):
         """
         try:
             storage = JournalStorage(self)
+            studies = storage.get_all_studies()
+            if len(studies) == 1 and isinstance(studies[0].user_attrs.get(SETTINGS), dict):
+                return optuna.load_study(study_name=studies[0].study_name, storage=storage)
         except _NO_STUDY as error:
             raise _damaged(self.path, f"line {self._read}", repr(error)) from error
-        studies = storage.get_all_studies()
-        if len(studies) != 1 or not isinstance(studies[0].user_attrs.get(SETTINGS), dict):
-            raise _damaged(self.path, "line 1", "it holds no settings")
-        return optuna.load_study(study_name=studies[0].study_name, storage=storage)
+        raise _damaged(self.path, "line 1", "it holds no settings")
 
 
 class Journal:

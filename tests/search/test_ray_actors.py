@@ -479,3 +479,32 @@ def _wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+_CLIENT = """
+import sys
+import ray
+ray.init(sys.argv[1], log_to_driver=False)
+print("joined")
+"""
+
+
+def test_ray_that_is_started_here_refuses_a_client_without_its_token(tmp_path: Path) -> None:
+    ray.shutdown()
+    with RayEvaluator(WidthScore(), workers=1):
+        address = ray.get_runtime_context().gcs_address
+
+        def client(**changes: str) -> subprocess.CompletedProcess[str]:
+            inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+            return subprocess.run(
+                [sys.executable, "-c", _CLIENT, address], env=inherited | changes, capture_output=True, text=True,
+                check=False, timeout=120,
+            )  # fmt: skip
+
+        stranger = client(HOME=str(tmp_path), RAY_AUTH_MODE="disabled")
+        assert stranger.returncode != 0
+        assert "joined" not in stranger.stdout
+        wrong = client(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+        assert wrong.returncode != 0
+        assert "joined" not in wrong.stdout
+        assert "joined" in client(RAY_AUTH_MODE="token").stdout

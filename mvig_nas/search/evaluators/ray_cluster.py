@@ -44,6 +44,9 @@ def connected(address: str | None, *, cpus: int | None = None, timeout_s: float 
 def start(cpus: int | None) -> None:
     """Start Ray on this machine, for this process alone.
 
+    It listens on all of the machine's addresses, and refuses clients without the user's token, as Ray 2.60 does unless
+    `RAY_AUTH_MODE` says otherwise.
+
     Raises:
         MvigNasError: it does not start.
     """
