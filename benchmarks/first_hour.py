@@ -101,6 +101,7 @@ def main(data: Path, hours: float) -> None:
         going = ["--resume"] if (preset / "run.json").is_file() else []
         asked = [RUNS / "preset.json", "--data", split, "--plan", "short", "--epochs", epochs]
         command("retrain", *asked, "--validate-every", 10, "--out", preset, *going)
+    epochs = json.loads((preset / "run.json").read_text())["request"]["plan"]["recipe"]["epochs"]
     found = {
         name: {"held_out": top1(folder, split), "imagenette_val": top1(folder, data), "epochs": trained}
         for name, folder, trained in (("run", run / "trained", plan["epochs"]), ("preset-shaped", preset, epochs))

@@ -106,7 +106,7 @@ def _print_plan(request: RunRequest, plan: "RunPlan") -> None:
     what = {
         "search": f"space {plan.space}, {request.latency_ms:g} ms on {request.device}, {plan.evaluations} scores",
         "finalists": finalists,
-        "retrain": f"{plan.epochs} epochs, no teacher",
+        "retrain": plan.training,
         "export": "Core ML package, verified",
     }
     rows = [[name, text, _minutes(plan.seconds[name])] for name, text in what.items()]

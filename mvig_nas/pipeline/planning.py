@@ -19,6 +19,7 @@ _ASHA_SHARE = 0.6  # of all epochs that are trained, as weak networks are stoppe
 _FEWEST_FINALISTS = 3
 _FINALIST_EPOCHS = (5, 30)
 _FEWEST_EPOCHS = 5
+_MIXING_FROM = 50  # epochs of the winner's training; results/first_hour has what it brings
 _PASSES = 1.1  # an epoch and its validation, in epochs
 
 
@@ -103,6 +104,16 @@ class RunPlan:
     epochs: int
     speed: Speed
     seconds: dict[str, float]
+
+    @property
+    def is_mixing(self) -> bool:
+        """Whether Mixup and CutMix are on: a winner that sees the same images often would learn them by heart."""
+        return self.epochs >= _MIXING_FROM
+
+    @property
+    def training(self) -> str:
+        """The winner's training, in words."""
+        return f"{self.epochs} epochs{', images mixed' if self.is_mixing else ''}, no teacher"
 
     @property
     def total_seconds(self) -> float:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,6 +41,7 @@ COMMAND = "run"
 PLAN, SUMMARY = "plan.json", "summary.json"
 IMAGES, SEARCH, TRAINED = "images", "search", "trained"
 _RECIPE = "short"
+_MIXUP, _CUTMIX = 0.2, 1.0
 _TIMED_STEPS = 8
 
 
@@ -248,6 +249,8 @@ class _Steps:
         if (own / SUBFOLDER / CONFIG).is_file():
             return
         recipe = short_recipe(_RECIPE, self.plan.epochs, self.request.seed, len(read_split(self.data, "train")))
+        if self.plan.is_mixing:
+            recipe = replace(recipe, mixup=_MIXUP, cutmix=_CUTMIX)
         resume = (own / CHECKPOINT).is_file()
         asked = RetrainRequest(
             Architecture.load(str(winner)),
@@ -308,7 +311,7 @@ class _Steps:
             "Finalists": f"{plan.finalists} networks of up to {plan.finalist_epochs} epochs"
             if plan.finalists
             else "none",
-            "Training": f"{plan.epochs} epochs without a teacher",
+            "Training": plan.training,
         }
         pictures = {
             "Score against latency": search / "score_latency.png",

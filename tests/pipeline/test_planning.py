@@ -35,6 +35,14 @@ def test_more_time_or_speed_means_more_epochs() -> None:
     assert plan(0.4, 8000, 300).finalists < plan(2, 8000, 300).finalists
 
 
+def test_images_are_mixed_where_the_winner_sees_them_often() -> None:
+    often, seldom = plan(0.5, 640, 107), plan(0.5, 8000, 150)
+    assert often.is_mixing
+    assert often.training == f"{often.epochs} epochs, images mixed, no teacher"
+    assert not seldom.is_mixing
+    assert seldom.training == f"{seldom.epochs} epochs, no teacher"
+
+
 def test_with_too_little_time_the_score_alone_picks() -> None:
     made = plan(0.25, 8000, 150)
     assert made.finalists == 0
