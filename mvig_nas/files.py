@@ -245,10 +245,22 @@ def claim(lock: Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         OSError: the file cannot be made.
     """
-    with lock.open("w") as file:
+    with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         yield True
+
+
+def holder(lock: Path) -> str:
+    """Who has the lock file that `claim` could not have, in words: `process 123`."""
+    try:
+        number = read_text(lock, "a lock").strip()
+    except (OSError, MvigNasError):
+        number = ""
+    return f"process {number}" if number.isdecimal() else "another process"

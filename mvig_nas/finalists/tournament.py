@@ -24,7 +24,7 @@ from ray.tune.schedulers import ASHAScheduler
 from mvig_nas import run_folder, values
 from mvig_nas.architecture import FAMILY_PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import claim, read_json, save
+from mvig_nas.files import claim, holder, read_json, save
 from mvig_nas.finalists.choosing import choose
 from mvig_nas.finalists.request import COMMAND, FOLDER, FinalistsRequest, Resources, short_recipe
 from mvig_nas.finalists.results import Finalist, Finalists, State, ordered, write
@@ -97,7 +97,10 @@ def hold(
         save(folder / CHOSEN, json.dumps([values.plain(each) for each in entries], indent=1) + "\n")
     with claim(folder / LOCK) as is_ours:
         if not is_ours:
-            raise MvigNasError(f"only one process may train the finalists in {folder}; another is at work there.")
+            raise MvigNasError(
+                f"only one process may train the finalists in {folder}, but {holder(folder / LOCK)} is at it; wait "
+                "until it has ended, or stop it."
+            )
         training = Training(_absolute(request), resources, recipe, folder.absolute())
         failures = _train(entries, training, on_progress)
     found = Finalists(

@@ -139,4 +139,8 @@ def _read(images: Path, folder: Path) -> Split:
         raise MvigNasError(
             f"{folder} holds the split of {record.images}, not of {images.absolute()}; take another folder."
         )
+    for name in record.unreadable:
+        class_name, _, file_name = name.partition("/")
+        if class_name not in record.classes or not file_name:
+            raise MvigNasError(f"{path}: an entry of `unreadable` must be CLASS/FILE, got {name!r}; restore the file.")
     return Split(folder, record.classes, record.train, record.val, record.unreadable)

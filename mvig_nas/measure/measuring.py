@@ -2,8 +2,9 @@
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from mvig_nas import device_log
@@ -12,6 +13,7 @@ from mvig_nas.coreml.package import SUFFIX
 from mvig_nas.device_log import Device
 from mvig_nas.device_log.subject import TIMM
 from mvig_nas.errors import MvigNasError
+from mvig_nas.files import claim, holder, make_folder
 from mvig_nas.futures import as_completed
 from mvig_nas.measure.backend import TORCH_CPU, Backend, BackendOptions, Target
 from mvig_nas.measure.coreml_backend import CoreMl, package_target
@@ -57,7 +59,38 @@ def measure(
     unique = list({target.label: target for target in reversed(targets)}.values())[::-1]
     if not unique:
         raise MvigNasError("there must be a network to measure, got none; name a preset, a file or a package.")
-    done = _in_log(Path(log_path), backends[0].device)
+    with _only_measuring(Path(log_path)):
+        return _measured(unique, backends, Path(log_path), settings, on_progress=on_progress, sleep=sleep)
+
+
+@contextmanager
+def _only_measuring(log: Path) -> Iterator[None]:
+    """While this process measures into a log, no other may: each would measure all networks."""
+    make_folder(log.parent)
+    lock = log.with_name(f".{log.name}.lock")
+    try:
+        lock.touch()
+    except OSError as error:
+        raise MvigNasError(f"{log} must be writable, got {error.strerror!r}; take another --log.") from error
+    with claim(lock) as is_ours:
+        if not is_ours:
+            raise MvigNasError(
+                f"only one process may measure into {log}, but {holder(lock)} is at it; wait until it has ended, or "
+                "take another --log."
+            )
+        yield
+
+
+def _measured(
+    unique: Sequence[Target],
+    backends: Sequence[Backend],
+    log_path: Path,
+    settings: MeasureSettings,
+    *,
+    on_progress: Callable[[MeasureProgress], None] | None,
+    sleep: Callable[[float], object] | None,
+) -> Session:
+    done = _in_log(log_path, backends[0].device)
     skipped = tuple(target for target in unique if target.label in done)
     rng = random.Random(settings.seed)
     order = rng.sample(unique, len(unique))

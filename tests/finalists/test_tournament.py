@@ -1,6 +1,7 @@
 """Finalists trained for real by Ray Tune: who is stopped, what a kill costs, what is refused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def test_what_is_refused(request_: FinalistsRequest, tmp_path: Path) -> None:
     assert not (request.run / "finalists").exists()
     folder = request.run / "finalists"
     folder.mkdir()
-    with claim(folder / "lock"), pytest.raises(MvigNasError, match="another is at work there"):
+    with claim(folder / "lock"), pytest.raises(MvigNasError, match=f"but process {os.getpid()} is at it"):
         hold(request)
     with pytest.raises(MvigNasError, match="`--count` was 3 and is now 4"):
         hold(replace(request, count=4), resume=True)

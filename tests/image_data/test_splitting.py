@@ -67,3 +67,10 @@ def test_what_is_refused(plain: Path, tmp_path: Path) -> None:
     (tmp_path / "split" / "split.json").write_text("[]")
     with pytest.raises(MvigNasError, match=r"split.json: it must be a table, got \[\]"):
         split_images(other, tmp_path / "split")
+    record = tmp_path / "split" / "split.json"
+    split_images(other, tmp_path / "again")
+    content = json.loads((tmp_path / "again" / "split.json").read_text())
+    for entry in ("class_0", "class_0/", "other/a.jpg"):
+        record.write_text(json.dumps(content | {"unreadable": [entry]}))
+        with pytest.raises(MvigNasError, match=f"`unreadable` must be CLASS/FILE, got '{entry}'"):
+            split_images(other, tmp_path / "split")

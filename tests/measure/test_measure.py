@@ -368,6 +368,17 @@ def test_a_log_of_another_device_is_refused(tmp_path: Path) -> None:
     assert not other.loads
 
 
+def test_a_second_session_on_one_log_is_refused(tmp_path: Path) -> None:
+    targets, path = micro(2), tmp_path / "log.jsonl"
+
+    def second(_: object) -> None:
+        with pytest.raises(MvigNasError, match=f"only one process may measure into .*, but process {os.getpid()} is"):
+            measure(targets, Scripted(targets), path, QUICK)
+
+    session = measure(targets, Scripted(targets), path, QUICK, on_progress=second, sleep=lambda _: None)
+    assert len(session.rows) == len(path.read_text().splitlines()) == 2
+
+
 def test_no_targets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MvigNasError, match="must be a network to measure, got none"):
         measure([], Scripted([]), tmp_path / "log.jsonl")
