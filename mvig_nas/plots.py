@@ -1,6 +1,7 @@
 """The look that all plots share: colours, axes, PNG bytes."""
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -13,15 +14,24 @@ INK, MUTED, ACCENT, BAND = "#1d2733", "#9fb0c3", "#d1495b", "#00798c"
 
 def figure_axes(xlabel: str, ylabel: str, height: float = 4.4) -> "tuple[Figure, Axes]":
     """An empty figure of one plot, `height` inches high."""
-    figure = Figure(figsize=(7.2, height), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(ylabel, color=INK)
-    axes.grid(color="#e3e8ee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    figure, (axes,) = panels([(xlabel, ylabel)], height)
     return figure, axes
+
+
+def panels(labels: Sequence[tuple[str, str]], height: float) -> "tuple[Figure, list[Axes]]":
+    """An empty figure of plots below each other, each `height` inches high, with the labels of its x and y axes."""
+    figure = Figure(figsize=(7.2, height * len(labels)), dpi=130, layout="constrained")
+    found = []
+    for number, (xlabel, ylabel) in enumerate(labels, 1):
+        axes = figure.add_subplot(len(labels), 1, number)
+        axes.set_xlabel(xlabel, color=INK)
+        axes.set_ylabel(ylabel, color=INK)
+        axes.grid(color="#e3e8ee", linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        found.append(axes)
+    return figure, found
 
 
 def png(figure: Figure) -> bytes:

@@ -17,6 +17,7 @@ from mvig_nas.supernet import FirstWeights, Inheritance
 from mvig_nas.training.accuracy import Accuracy, accuracies_on, shares
 from mvig_nas.training.checkpoint import FILE
 from mvig_nas.training.first_weights import read_first_weights
+from mvig_nas.training.learning_curves import write_learning_curves
 from mvig_nas.training.model_folder import SUBFOLDER, TrainedModel, write_model
 from mvig_nas.training.process import Process
 from mvig_nas.training.steps import AskTeacher, ClassificationStep, Validate, images_of, steps_of
@@ -84,7 +85,7 @@ class Retrained:
 def retrain(
     request: RetrainRequest, folder: Path, *, on_progress: Callable[[Progress], None] | None = None
 ) -> Retrained:
-    """Train a network for good and write `model`, `best` and perhaps `last` into the run's folder.
+    """Train a network for good; write `model`, `best`, perhaps `last`, and `learning_curves.png` into the run's folder.
 
     Args:
         request: what to train, on what and how; with `execution.resume`, what the run began with.
@@ -142,6 +143,7 @@ def retrain(
         write_model(model, TrainedModel(trained.network, images.classes, images_as, about_model))
         if trained.last is not trained.network:
             write_model(folder / LAST, TrainedModel(trained.last, images.classes, images_as, about))
+        write_learning_curves(folder)
     return Retrained(trained.network, found, model, time.monotonic() - began)
 
 

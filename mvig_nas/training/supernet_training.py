@@ -13,6 +13,7 @@ from mvig_nas.recipes import Execution, Recipe, Sources, SupernetPlan
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, Supernet, save_supernet
 from mvig_nas.training import checkpoint
+from mvig_nas.training.learning_curves import write_learning_curves
 from mvig_nas.training.process import Process
 from mvig_nas.training.steps import SupernetStep, images_of
 from mvig_nas.training.subnetwork_sampling import LatencyRange, Sampling
@@ -102,7 +103,7 @@ def train_supernet(
     execution: Execution | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
-    """Train a supernet of `space` and write `supernet.safetensors` into `folder`.
+    """Train a supernet of `space` and write `supernet.safetensors` and `learning_curves.png` into `folder`.
 
     Args:
         space: whose architectures it is to hold.
@@ -153,4 +154,5 @@ def train_supernet(
     if Process.start(execution.torch_device).is_first:
         training = {"recipe": plain(recipe), "images": images.digest, **about}
         save_supernet(folder / FILE, cast(Supernet, outcome.model), images.classes, training)
+        write_learning_curves(folder)
     return outcome

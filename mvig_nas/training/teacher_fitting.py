@@ -21,6 +21,7 @@ from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing,
 from mvig_nas.recipes import Execution, Recipe, TeacherPlan
 from mvig_nas.training.accuracy import standard_error, top1
 from mvig_nas.training.checkpoint import FILE
+from mvig_nas.training.learning_curves import write_learning_curves
 from mvig_nas.training.losses import classification
 from mvig_nas.training.model_folder import CONFIG, SUBFOLDER, WEIGHTS
 from mvig_nas.training.process import Process
@@ -123,6 +124,7 @@ def fit_teacher(
         right = _Validation(val_images, recipe.preprocessing, resolution, execution.workers).measured(trained)
     if process.is_first:
         _write(model, found.name, trained.network, images.classes, (recipe.preprocessing, resolution))
+        write_learning_curves(folder)
     error = standard_error(right, len(val_images))
     return FittedTeacher(model, right, error, len(val_images), time.monotonic() - began)
 
@@ -206,7 +208,7 @@ class _Validation:
     def __call__(self, model: nn.Module, epoch: int) -> Validated:
         """Top-1 of the network after so many epochs."""
         self.found = self.measured(model)
-        return Validated({"epoch": epoch, "val_mean_top1": self.found}, f"epoch {epoch}: top-1 {self.found:.2%}")
+        return Validated({"epoch": epoch, "val_top1_mean": self.found}, f"epoch {epoch}: top-1 {self.found:.2%}")
 
 
 def _write(

@@ -408,6 +408,7 @@ class TestCommands:
         assert trained.classes == ("class_0", "class_1", "class_2")
         assert trained.about["teacher"]["name"] == TINY
         assert trained.about["plan"]["distillation"]["kind"] == "soft"
+        assert Path("run/learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
         judged = run("evaluate", "run", *options, "--json", "--out", "found")
         assert judged.exit_code == 0, judged.output + str(judged.exception)
