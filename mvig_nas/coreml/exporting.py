@@ -31,7 +31,7 @@ from mvig_nas.coreml.package import (
     read_labels,
 )
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import claim, make_folder, read_json, remove_unfinished, save
+from mvig_nas.files import claim, holder, make_folder, read_json, remove_unfinished, save
 from mvig_nas.futures import as_completed
 from mvig_nas.run_folder import require_same
 from mvig_nas.values import about, check, plain
@@ -268,7 +268,8 @@ def export_all(
         with claim(folder / _LOCK) as is_ours:
             if not is_ours:
                 raise MvigNasError(
-                    f"{folder} must be written by one export at a time, another one has it; wait for it."
+                    f"{folder} must be written by one export at a time, but {holder(folder / _LOCK)} is at it; wait "
+                    "until it has ended, or stop it."
                 )
             remove_unfinished(folder / MANIFEST)
             return _export_all(unique, _Task(folder, options, is_verified), jobs, on_progress)

@@ -309,7 +309,7 @@ def _model_file(package: Path) -> Path:
         manifest = json.loads(_content(package, package / "Manifest.json"))
         item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]
         return package / "Data" / str(item["path"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _unreadable(package, f"Manifest.json: {error}") from error
 
 

@@ -392,7 +392,16 @@ class TestUnreadablePackage:
         with pytest.raises(MvigNasError, match="no Core ML package at"):
             coreml.operations(tmp_path / "none.mlpackage")
 
-    @pytest.mark.parametrize("text", ["", "{}", '{"rootModelIdentifier": "x", "itemInfoEntries": []}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "{}",
+            '{"rootModelIdentifier": "x", "itemInfoEntries": []}',
+            '{"rootModelIdentifier": 7, "itemInfoEntries": "short"}',
+            f'{{"rootModelIdentifier": {10**30}, "itemInfoEntries": []}}',
+        ],
+    )
     def test_bad_manifest(self, package: Path, text: str) -> None:
         (package / "Manifest.json").write_text(text)
         with pytest.raises(MvigNasError, match=r"whole and hold one ML program, got .*Manifest\.json"):
