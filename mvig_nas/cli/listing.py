@@ -68,7 +68,8 @@ def devices(as_json: bool) -> None:
     for name in shipped.device_names():
         predictor = LatencyPredictor.load(shipped.predictor_folder(name))
         own = {"device": name, "chip": chip_of(name), "measurements": predictor.measurements_.get(name, 0)}
-        cards.append({**predictor.errors_, **own})
+        few = {} if predictor.few_rows is None else {"rests_on_rows": predictor.few_rows}
+        cards.append({**predictor.errors_, **own, **few})
     if as_json:
         print_json(cards)
         return
@@ -98,6 +99,14 @@ def devices(as_json: bool) -> None:
         rows,
     )
     click.echo("Fitted to published latencies of other laboratories; all devices share one fit. See docs/latency.md")
+    thin = [
+        f"{card['device']} on {card['rests_on_rows']} published row(s)" for card in cards if "rests_on_rows" in card
+    ]
+    if thin:
+        click.echo(
+            f"Newer chips are A15's fit moved by few rows, and their intervals are wide: {', '.join(thin)}. "
+            "Measuring three networks on your own phone improves on it: see docs/measuring_on_iphone.md"
+        )
 
 
 @click.command()

@@ -182,6 +182,11 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
         ["architecture", heading, "ms", "80 % interval", "parameters", "MACs", "fingerprint"],
         rows,
     )
+    if (few := latency.predictor.few_rows) is not None:
+        click.echo(
+            f"The predictor of this phone rests on {few} published row{'s' * (few != 1)} of its chip, so that its "
+            "intervals are wide; measure some networks on a phone and fit your own: see docs/measuring_on_iphone.md"
+        )
     if not all(preset["is_within_budget"] for preset in presets):
         click.echo("In brackets: not within the budget or the space, for comparison only.")
     if study.settings.front:

@@ -48,8 +48,8 @@ def _sort(name: str) -> str:
     return "arithmetic" if name.startswith(("gmacs", "ms_")) else name.partition("_")[0]
 
 
-_SORTS = tuple(_sort(name) for name in ("fixed", *FEATURES))
-_SAME_SORT = np.array([[float(one == other) for other in _SORTS] for one in _SORTS])
+COST_SORTS = tuple(_sort(name) for name in ("fixed", *FEATURES))
+_SAME_SORT = np.array([[float(one == other) for other in COST_SORTS] for one in COST_SORTS])
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def templates() -> list[Start]:
     core = {"fixed": 0.1, "count": 3.0, "arithmetic": 100.0, "mb": 8.0, "mb_weights": 8.0}
     return [
         Start(NEURAL_ENGINE, neural_engine, measured=False),
-        Start("core", neural_engine * [core[sort] for sort in _SORTS], measured=False),
+        Start("core", neural_engine * [core[sort] for sort in COST_SORTS], measured=False),
     ]
 
 
@@ -353,7 +353,7 @@ def _linear(
 
 def _prior(log_terms: FloatArray) -> FloatArray:
     sort, cost = np.exp(2 * log_terms[:2])
-    size = len(_SORTS)
+    size = len(COST_SORTS)
     prior = np.zeros((size + 1, size + 1))
     prior[:-1, :-1] = _SCALE_SPREAD**2 + sort * _SAME_SORT + cost * np.eye(size)
     prior[-1, -1] = _GAIN_SPREAD**2

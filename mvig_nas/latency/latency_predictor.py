@@ -15,6 +15,7 @@ from mvig_nas.files import make_folder, read_arrays, read_json, save
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.features import FEATURES, FloatArray, network_features
 from mvig_nas.latency.latency_model import LatencyModel
+from mvig_nas.latency.new_chip import ChipMove, NewChipModel, move_to_chip
 from mvig_nas.latency.own_device import DeviceFit, OwnDeviceModel, fit_own_device
 from mvig_nas.latency.pooled import PooledModel, PooledSettings, fit_pooled
 from mvig_nas.latency.rows import Rows, checked_rows
@@ -40,6 +41,7 @@ class _Description:
     terms: Mapping[str, float] | None = None
     groups: tuple[str, ...] = ()
     device_fit: DeviceFit | None = None
+    chip_move: ChipMove | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -273,6 +275,32 @@ class LatencyPredictor:
         other._set(model, self.calibration_, self.measurements_, self.errors_)
         return other
 
+    def moved(self, device: str, rows: Rows, generations: int = 1) -> Self:
+        """This pooled fit for a phone whose chip it never saw, moved by few published rows of that chip.
+
+        Args:
+            device: the phone.
+            rows: measurements of the chip, from none; a few give its costs and their laboratories a factor.
+            generations: of chips, from the one that this predictor is aimed at. More make the interval wider.
+
+        Raises:
+            MvigNasError: this is a fit to one device, which `fit_device` starts from instead.
+        """
+        model = self._fitted()
+        if not isinstance(model, PooledModel):
+            raise MvigNasError(
+                f"a fit of several laboratories must be moved, got one of {self.device!r} alone; start a fit from it."
+            )
+        other = type(self)(device=device, **asdict(self._settings()))
+        other._set(move_to_chip(model, device, rows, generations), self.calibration_, {device: len(rows.networks)}, {})
+        return other
+
+    @property
+    def few_rows(self) -> int | None:
+        """On how many rows a predictor that was moved to a new chip rests; None for any other."""
+        model = self._fitted()
+        return model.move.rows if isinstance(model, NewChipModel) else None
+
     def save(self, folder: str | Path) -> None:
         """Write `predictor.json`, `predictor.npz` and a start predictor's `start` into `folder`, made if missing.
 
@@ -321,7 +349,10 @@ class LatencyPredictor:
             predictor = cls(device=description.device, **asdict(description.hyperparameters))
             own, start = description.device_fit, None
             model: LatencyModel
-            if own is None:
+            if description.chip_move is not None:
+                pooled = PooledModel.from_parts(description.chip_move.base, description.chips, arrays)
+                model = NewChipModel(pooled, description.device, description.chip_move)
+            elif own is None:
                 model = PooledModel.from_parts(description.device, description.chips, arrays)
             else:
                 start = None if own.start_from is None else cls.load(folder / "start")

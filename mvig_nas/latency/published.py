@@ -26,9 +26,12 @@ from mvig_nas.files import write_whole
 from mvig_nas.kernels import Kernel
 from mvig_nas.latency.features import network_features
 from mvig_nas.latency.latency_predictor import LatencyPredictor
-from mvig_nas.latency.rows import Rows
+from mvig_nas.latency.rows import Rows, chip_of
 
 DEVICES = ("iphone-12", "iphone-12-pro", "iphone-12-pro-max", "iphone-13", "iphone-13-mini", "iphone-14")
+# Phones whose chip is not in the pooled fit, and how many generations after A15 it came.
+NEW_CHIPS = {"iphone-14-pro": 1, "iphone-15-pro": 2, "iphone-16-pro": 3, "iphone-17-pro": 4}
+_NEWEST = "iphone-13-pro"  # a phone of A15 that no laboratory names, so that no phone's own factor is in the move
 KernelList = tuple[Kernel, ...]
 _NUMBERS = ("macs", "bytes_in", "bytes_out", "bytes_weights", "parameters", "groups")
 
@@ -57,22 +60,26 @@ def published_latencies(architecture: Architecture, device: str) -> list[Publish
     ]
 
 
-def read_published(folder: str | Path) -> Rows:
-    """Rows of `measurements.csv` with the features of their networks from `kernels.npz`.
+def read_published(folder: str | Path, rows_name: str = "measurements", kernels_name: str = "kernels") -> Rows:
+    """Rows of `measurements.csv` with the features of their networks from `kernels.npz`, or of files of other names.
 
     Raises:
         MvigNasError: a file is missing, or a row names a network that has no kernels.
     """
     folder = Path(folder)
     try:
-        with (folder / "measurements.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / f"{rows_name}.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        known = load_kernels(folder / "kernels.npz")
+        known = load_kernels(folder / f"{kernels_name}.npz")
     except OSError as error:
-        raise MvigNasError(f"{folder} must hold measurements.csv and kernels.npz: {error}; restore them") from error
+        raise MvigNasError(
+            f"{folder} must hold {rows_name}.csv and {kernels_name}.npz: {error}; restore them"
+        ) from error
     unknown = sorted({row["network"] for row in rows} - set(known))
     if unknown:
-        raise MvigNasError(f"each network of measurements.csv must be in kernels.npz, {unknown[0]!r} is not; trace it")
+        raise MvigNasError(
+            f"each network of {rows_name}.csv must be in {kernels_name}.npz, {unknown[0]!r} is not; trace it"
+        )
     names = sorted({row["network"] for row in rows})
     features = dict(zip(names, network_features([known[name] for name in names]), strict=True))
     return Rows(
@@ -94,6 +101,11 @@ def main(folder: Path) -> None:
         predictor = fitted.for_device(device)
         predictor.errors_ = errors.get(device, {})
         predictor.save(folder / device)
+    newest = fitted.for_device(_NEWEST)
+    rows = read_published(folder / "published", "new_chips", "new_chips")
+    for device, generations in NEW_CHIPS.items():
+        own = [row for row, name in enumerate(rows.devices) if chip_of(name) == chip_of(device)]
+        newest.moved(device, rows.pick(own), generations).save(folder / device)
 
 
 def log_networks(log: DeviceLog, cache: Path | None = None) -> list[KernelList]:

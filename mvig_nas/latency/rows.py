@@ -19,6 +19,8 @@ CHIPS: dict[str, str] = {
     "iphone-14": "A15", "iphone-14-plus": "A15", "iphone-se-3": "A15",
     "iphone-14-pro": "A16", "iphone-14-pro-max": "A16", "iphone-15": "A16", "iphone-15-plus": "A16",
     "iphone-15-pro": "A17 Pro", "iphone-15-pro-max": "A17 Pro",
+    "iphone-16": "A18", "iphone-16-plus": "A18", "iphone-16-pro": "A18 Pro", "iphone-16-pro-max": "A18 Pro",
+    "iphone-17": "A19", "iphone-17-pro": "A19 Pro", "iphone-17-pro-max": "A19 Pro",
 }  # fmt: skip
 LABELS = ("chips", "devices", "groups", "families", "networks")
 
