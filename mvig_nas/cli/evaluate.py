@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from mvig_nas.recipes import Execution
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
     from mvig_nas.image_data import LabelledImages
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.training.accuracy import Accuracy
 
 _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teacher": "classifier of the teacher"}
@@ -23,7 +24,7 @@ _OF_TRAINING = ("in_memory", "channels_last", "checkpoint_minutes", *OF_SINGLE_N
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("model", type=click.Path(path_type=Path), metavar="FOLDER|PACKAGE")
+@click.argument("models", type=click.Path(path_type=Path), metavar="FOLDER|PACKAGE...", nargs=-1, required=True)
 @data_option(help="Folder with val/CLASS/*.jpg.")
 @click.option(
     "--images",
@@ -36,16 +37,22 @@ _OF_TRAINING = ("in_memory", "channels_last", "checkpoint_minutes", *OF_SINGLE_N
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write classes.csv and confusion.png into.",
+    help="Folder to write classes.csv and confusion.png into, of a single model.",
 )
 @json_option()
 def evaluate(
-    model: Path, data: Path, count: int | None, device: str, out: Path | None, as_json: bool, execution: Execution
+    models: tuple[Path, ...],
+    data: Path,
+    count: int | None,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+    execution: Execution,
 ) -> None:
     """Top-1 and top-5 of a trained model on the validation images, with its predicted latency.
 
     FOLDER is one that `retrain` left. A PACKAGE is a classifier's .mlpackage: its program is executed here, operation
-    by operation, not by Core ML, so expect a second an image.
+    by operation, not by Core ML, so expect a second an image. Several are compared on the same images in one table.
     """
     from mvig_nas.cli.output import print_json, print_table
     from mvig_nas.image_data import read_split, subset
@@ -56,9 +63,13 @@ def evaluate(
     images = read_split(data, "val")
     if count is not None:
         images = subset(images, count)
-    of_model = _of_package if model.suffix == ".mlpackage" else _of_folder
-    architecture, classes, found = of_model(model, images, execution)
     latency = ArchitectureLatency.load(device)
+    if len(models) > 1:
+        if out is not None:
+            raise click.UsageError("--out is of a single model.")
+        _print_comparison(models, images, execution, latency, as_json)
+        return
+    architecture, classes, found = _evaluated(models[0], images, execution)
     low, high = latency.interval_ms([architecture], 0.8)
     latency_ms = float(latency.predict_ms([architecture])[0])
     if out is not None:
@@ -86,6 +97,56 @@ def evaluate(
 
 
 _Evaluated = tuple["Architecture", tuple[str, ...], "dict[str, Accuracy]"]
+
+
+def _evaluated(model: Path, images: "LabelledImages", execution: Execution) -> _Evaluated:
+    of_model = _of_package if model.suffix == ".mlpackage" else _of_folder
+    return of_model(model, images, execution)
+
+
+def _print_comparison(
+    models: tuple[Path, ...],
+    images: "LabelledImages",
+    execution: Execution,
+    latency: "ArchitectureLatency",
+    as_json: bool,
+) -> None:
+    from mvig_nas.cli.output import print_json, print_table, size, with_error
+    from mvig_nas.training.accuracy import standard_error
+
+    compared: list[dict[str, Any]] = []
+    for model in models:
+        architecture, _, found = _evaluated(model, images, execution)
+        best = found["mean"]
+        compared.append(
+            {
+                "model": str(model),
+                "top1": best.top1,
+                "top1_standard_error": standard_error(best.top1, len(images)),
+                "top5": best.top5,
+                "file_bytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file()),
+                "predicted_latency_ms": float(latency.predict_ms([architecture])[0]),
+            }
+        )
+    device = latency.predictor.device
+    if as_json:
+        print_json({"images": len(images), "device": device, "models": compared})
+        return
+    rows = [
+        [
+            each["model"],
+            with_error(each["top1"], len(images)),
+            f"{each['top5']:.2%}",
+            size(each["file_bytes"]),
+            f"{each['predicted_latency_ms']:.3f}",
+        ]
+        for each in compared
+    ]
+    print_table(
+        f"{len(images)} images, {execution.precision}",
+        ["", "top-1", "top-5", "files", f"ms on {device}, predicted"],
+        rows,
+    )
 
 
 def _of_folder(model: Path, images: "LabelledImages", execution: Execution) -> _Evaluated:

@@ -428,6 +428,19 @@ class TestCommands:
         some = run("evaluate", "run.mlpackage", *options, "--images", 6, "--json")
         assert json.loads(some.stdout)["images"] == 6
 
+        few = (*options, "--images", 6, "--precision", "float16")
+        compared = json.loads(run("evaluate", "run", "run.mlpackage", *few, "--json").stdout)["models"]
+        assert [each["model"] for each in compared] == ["run", "run.mlpackage"]
+        alone = json.loads(run("evaluate", "run.mlpackage", *few, "--json").stdout)
+        assert compared[1]["top1"] == alone["accuracy"]["mean"]["top1"]
+        assert compared[1]["predicted_latency_ms"] == alone["predicted_latency_ms"]
+        files = [file for file in (tmp_path / "run.mlpackage").rglob("*") if file.is_file()]
+        assert compared[1]["file_bytes"] == sum(file.stat().st_size for file in files)
+        assert "run.mlpackage" in run("evaluate", "run", "run.mlpackage", *few).stdout
+        refused = run("evaluate", "run", "run.mlpackage", *few, "--out", "found")
+        assert refused.exit_code == 2
+        assert "--out is of a single model" in refused.output
+
     def test_fine_tuned_on_other_classes(self, run: Run, folder: Path, tmp_path: Path) -> None:
         plan = ["--plan", "short", "--epochs", 2, "--batch-size", 12, "--workers", 0]
         assert run("retrain", "arch.json", "--data", folder, *plan, "--out", "run").exit_code == 0
