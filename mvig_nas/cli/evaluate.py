@@ -15,7 +15,6 @@ from mvig_nas.recipes import Execution
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
     from mvig_nas.image_data import LabelledImages
-    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.training.accuracy import Accuracy
 
 _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teacher": "classifier of the teacher"}
@@ -54,7 +53,7 @@ def evaluate(
     FOLDER is one that `retrain` left. A PACKAGE is a classifier's .mlpackage: its program is executed here, operation
     by operation, not by Core ML, so expect a second an image. Several are compared on the same images in one table.
     """
-    from mvig_nas.cli.output import print_json, print_table
+    from mvig_nas.cli.output import print_json, print_table, say, with_error
     from mvig_nas.image_data import read_split, subset
     from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.training.accuracy import shares
@@ -63,13 +62,13 @@ def evaluate(
     images = read_split(data, "val")
     if count is not None:
         images = subset(images, count)
-    latency = ArchitectureLatency.load(device)
     if len(models) > 1:
         if out is not None:
             raise click.UsageError("--out is of a single model.")
-        _print_comparison(models, images, execution, latency, as_json)
+        _print_comparison(models, images, execution, device, as_json)
         return
     architecture, classes, found = _evaluated(models[0], images, execution)
+    latency = ArchitectureLatency.load(device, num_classes=len(classes))
     low, high = latency.interval_ms([architecture], 0.8)
     latency_ms = float(latency.predict_ms([architecture])[0])
     if out is not None:
@@ -89,10 +88,11 @@ def evaluate(
     print_table(f"{len(images)} images, {execution.precision}", ["", "top-1", "top-5"], accuracy_rows(found))
     by_class = zip(found["mean"].by_class.tolist(), classes, strict=True)
     worst = sorted((share, name) for share, name in by_class if math.isfinite(share))[:3]
-    click.echo("Hardest classes: " + ", ".join(f"{name} {share:.1%}" for share, name in worst) + ".")
-    click.echo(
+    say(f"Top-1 {with_error(found['mean'].top1, len(images))} (standard error).")
+    say("Hardest classes: " + ", ".join(f"{name} {share:.1%}" for share, name in worst) + ".")
+    say(
         f"Predicted {latency_ms:.3f} ms on {device} at {architecture.resolution} px, 80 % interval "
-        f"{low[0]:.2f}-{high[0]:.2f} ms."
+        f"{low[0]:.2f}-{high[0]:.2f} ms, with {len(classes)} classes."
     )
 
 
@@ -108,15 +108,17 @@ def _print_comparison(
     models: tuple[Path, ...],
     images: "LabelledImages",
     execution: Execution,
-    latency: "ArchitectureLatency",
+    device: str,
     as_json: bool,
 ) -> None:
     from mvig_nas.cli.output import print_json, print_table, size, with_error
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.training.accuracy import standard_error
 
     compared: list[dict[str, Any]] = []
     for model in models:
-        architecture, _, found = _evaluated(model, images, execution)
+        architecture, classes, found = _evaluated(model, images, execution)
+        latency = ArchitectureLatency.load(device, num_classes=len(classes))
         best = found["mean"]
         compared.append(
             {

@@ -9,7 +9,7 @@ import click
 
 from mvig_nas.cli.generated import GroupedCommand, changes_of, options_of
 from mvig_nas.cli.options import data_option, json_option
-from mvig_nas.cli.output import print_json, print_table
+from mvig_nas.cli.output import print_json, print_table, say
 from mvig_nas.cli.progress import Bar
 from mvig_nas.finalists import FinalistsRequest
 from mvig_nas.finalists.request import COMMAND, FOLDER, Resources
@@ -101,7 +101,7 @@ def _print(found: "Finalists") -> None:
         rows,
     )
     winner = found.winner
-    click.echo(
+    say(
         f"The winner's top-1 is {winner.top1:.1%} ± {found.standard_error(winner):.1%} (standard error) on the "
         f"held-out images, after {winner.epochs} epochs of training. As the best of several it is a little too high."
     )

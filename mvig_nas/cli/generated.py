@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 import click
 
 from mvig_nas import values
+from mvig_nas.cli.names import NAMES, Name
 from mvig_nas.errors import MvigNasError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -185,6 +186,9 @@ def _option(field: _Field) -> Decorator:
     if kind is bool:
         return click.option(*_switch(flags), field.name, **settings)
     settings["type"], settings["nargs"] = _type(kind, meta, unit)
+    if kind is str and field.name in NAMES:
+        settings["type"] = Name(field.name)
+        settings["help"] = settings["type"].help(settings["help"] or "")
     if _is_optional_choice(field.hint):
         settings["type"] = click.Choice([*settings["type"].choices, "none"])
     return click.option(*flags, field.name, **settings)

@@ -61,7 +61,7 @@ def spaces(device: str, as_json: bool) -> None:
 def devices(as_json: bool) -> None:
     """List the phones with a latency predictor, and how far each can be trusted."""
     from mvig_nas import shipped
-    from mvig_nas.cli.output import print_json, print_table
+    from mvig_nas.cli.output import print_json, print_table, say
     from mvig_nas.latency import LatencyPredictor, chip_of
 
     cards: list[dict[str, Any]] = []
@@ -89,21 +89,21 @@ def devices(as_json: bool) -> None:
         [
             "device",
             "chip",
-            "measurements",
+            "rows",
             "median error",
-            "laboratory unknown",
+            "of a new lab",
             "mean error",
             "80 % interval covers",
-            "Spearman",
+            "rank corr.",
         ],
         rows,
     )
-    click.echo("Fitted to published latencies of other laboratories; all devices share one fit. See docs/latency.md")
+    say("Fitted to published latencies of other laboratories; all devices share one fit. See docs/latency.md")
     thin = [
         f"{card['device']} on {card['rests_on_rows']} published row(s)" for card in cards if "rests_on_rows" in card
     ]
     if thin:
-        click.echo(
+        say(
             f"Newer chips are A15's fit moved by few rows, and their intervals are wide: {', '.join(thin)}. "
             "Measuring three networks on your own phone improves on it: see docs/measuring_on_iphone.md"
         )
@@ -114,7 +114,7 @@ def devices(as_json: bool) -> None:
 def plans(as_json: bool) -> None:
     """List the shipped training plans, for `retrain --plan` and `supernet train --recipe`."""
     from mvig_nas import recipes
-    from mvig_nas.cli.output import print_json, print_table
+    from mvig_nas.cli.output import print_json, print_table, say
 
     found = []
     for name in recipes.names():
@@ -130,9 +130,10 @@ def plans(as_json: bool) -> None:
             str(each["batch_size"]),
             f"{each['learning_rate']:g}",
             each["distillation"]["teacher"] or "none",
-            each["description"],
         ]
         for each in found
     ]
-    print_table("Training plans", ["plan", "epochs", "batch", "rate", "teacher", "for"], rows)
+    print_table("Training plans", ["plan", "epochs", "batch", "rate", "teacher"], rows)
+    for each in found:
+        say(f"{each['name']}: {each['description'][0].lower()}{each['description'][1:]}\n")
     click.echo("Next: mvig-nas retrain ARCH --data images --plan NAME")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from mvig_nas.cli.generated import Decorator, Quantity
+from mvig_nas.cli.names import Name
 from mvig_nas.shipped import DEFAULT_DEVICE
 
 DURATION = Quantity("duration")
@@ -18,9 +19,9 @@ def device_option() -> Decorator:
         "--device",
         default=DEFAULT_DEVICE,
         show_default=True,
+        type=Name("device"),
         metavar="NAME|FOLDER",
-        help="Phone whose latency is predicted: a name that `mvig-nas devices` lists, or a folder with a fitted "
-        "predictor.",
+        help=Name("device").help("Phone whose latency is predicted, or a folder with a fitted predictor."),
     )
 
 
@@ -42,8 +43,9 @@ def space_option() -> Decorator:
         "--space",
         default="mobilevig",
         show_default=True,
+        type=Name("space"),
         metavar="NAME|FILE.toml",
-        help="Search space: a name that `mvig-nas spaces` lists, or a file of your own.",
+        help=Name("space").help("Search space, or a file of your own."),
     )
 
 

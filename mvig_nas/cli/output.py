@@ -1,10 +1,16 @@
 """Tables for people, JSON for machines."""
 
 import json
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import click
+
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def print_json(values: Any) -> None:
@@ -19,17 +25,35 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table
 
     click.echo(f"{title}\n")
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0, overflow="fold")
+        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
     for index, row in enumerate(rows):
         if footer and index == len(rows) - 1:
             table.add_section()
         table.add_row(*row)
-    # Piped output has no width of its own; columns must not be cut for that.
-    console = Console()
-    Console(width=console.width if console.is_terminal else 160).print(table)
+    Console(width=_width()).print(table)
     click.echo()
+
+
+def print_markdown(text: str) -> None:
+    """Print a text with headings and tables as people read it."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console(width=_width()).print(Markdown(text))
+
+
+def say(text: str) -> None:
+    """Print prose, broken between words where the terminal ends."""
+    width = _width()
+    click.echo("\n".join(textwrap.fill(line, width, **_WHOLE_WORDS) for line in text.splitlines()))
+
+
+def _width() -> int:
+    """Columns to print in: the terminal's, or those of COLUMNS. Piped output has none, and is not cut for that."""
+    is_known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return shutil.get_terminal_size().columns if is_known else 160
 
 
 def count(value: float) -> str:

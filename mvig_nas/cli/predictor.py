@@ -65,7 +65,7 @@ def fit(logs: tuple[Path, ...], out: Path, request: FitRequest, as_json: bool) -
 @json_option()
 def evaluate(logs: tuple[Path, ...], out: Path | None, request: EvaluateRequest, as_json: bool) -> None:
     """Cross-validate a fit to the rows of LOGs, beside a look-up table and a support vector machine."""
-    from mvig_nas.cli.output import print_json
+    from mvig_nas.cli.output import print_json, print_markdown
     from mvig_nas.files import make_folder, save
     from mvig_nas.latency.card import evaluate_log, evaluation_lines, read_logs
     from mvig_nas.report.figures import calibration_png, learning_curve_png
@@ -83,7 +83,7 @@ def evaluate(logs: tuple[Path, ...], out: Path | None, request: EvaluateRequest,
     if as_json:
         print_json(evaluation)
         return
-    click.echo(text)
+    print_markdown(text)
     if out is not None:
         click.echo(f"Figures and plots in {out}.")
 
@@ -94,7 +94,7 @@ def evaluate(logs: tuple[Path, ...], out: Path | None, request: EvaluateRequest,
 def show(name: str, as_json: bool) -> None:
     """Print the card of a predictor, given by the FOLDER of a fitted one or by the name of a shipped DEVICE."""
     from mvig_nas import shipped
-    from mvig_nas.cli.output import print_json
+    from mvig_nas.cli.output import print_json, print_markdown
     from mvig_nas.latency import LatencyPredictor, chip_of
     from mvig_nas.latency.card import read_card, to_markdown
 
@@ -106,9 +106,12 @@ def show(name: str, as_json: bool) -> None:
         figures = {"measurements": loaded.measurements_, "errors": loaded.errors_}
         print_json(card or {"device": loaded.device, "chip": chip, **figures})
     elif card is not None:
-        click.echo(to_markdown(card))
+        print_markdown(to_markdown(card))
     else:
         counts = ", ".join(f"{device} {count}" for device, count in loaded.measurements_.items())
-        click.echo(f"# Latency predictor for {loaded.device} ({chip})\n\nFitted to rows of {counts}.\n")
-        for figure, value in loaded.errors_.items():
-            click.echo(f"- {figure.replace('_', ' ')}: {value:g}")
+        figures_of = (f"- {figure.replace('_', ' ')}: {value:g}" for figure, value in loaded.errors_.items())
+        print_markdown(
+            "\n".join(
+                (f"# Latency predictor for {loaded.device} ({chip})\n\nFitted to rows of {counts}.\n", *figures_of)
+            )
+        )

@@ -7,6 +7,7 @@ import click
 
 from mvig_nas import recipes, run_folder, values
 from mvig_nas.cli.generated import GroupedCommand, changes_of, is_given
+from mvig_nas.cli.names import Name
 from mvig_nas.cli.options import json_option
 from mvig_nas.cli.training_options import (
     EXECUTION,
@@ -14,6 +15,7 @@ from mvig_nas.cli.training_options import (
     execution_of,
     is_first,
     needed,
+    processes,
     run_options,
     saved_request,
     shown,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("target", metavar="ARCH|MODEL", required=False)
 @run_options()
 @click.option("--plan", "plan_name", default="mobilevig-300ep", show_default=True, metavar="NAME|FILE.toml",
-    help="Training plan that the options below change; `short` is for some ten thousand images.")  # fmt: skip
+    type=Name("plan"), help=Name("plan").help("Training plan that the options below change."))  # fmt: skip
 @click.option(
     "--resolution",
     type=click.IntRange(32),
@@ -93,6 +95,8 @@ def _request(
         plan = recipes.changed_plan(saved.plan.to_dict(), recipe, taught)
     else:
         plan = recipes.load_plan(plan_name, recipe, taught)
+    if saved is None:
+        plan = replace(plan, recipe=recipes.for_processes(plan.recipe, processes()))
     images = needed(data, saved.data if saved else None, "--data", resume)
     return RetrainRequest(
         architecture, images, plan, sources, execution_of(saved.execution if saved else None, changes, resume)

@@ -11,7 +11,7 @@ import click
 
 from mvig_nas.cli.generated import GroupedCommand, changes_of
 from mvig_nas.cli.options import json_option, resumed_folder
-from mvig_nas.cli.output import print_json, print_table
+from mvig_nas.cli.output import print_json, print_table, say
 from mvig_nas.cli.progress import Bar
 from mvig_nas.pipeline import RunRequest
 
@@ -125,11 +125,11 @@ def _minutes(seconds: float) -> str:
 
 def _print_result(result: "RunResult", folder: Path) -> None:
     low, high = result.interval_ms
-    click.echo(
+    say(
         f"Top-1: {result.top1:.1%} ± {result.top1_standard_error:.1%} (standard error) on {result.val_images:,} images "
         f"that no step chose by, {len(result.classes)} classes"
     )
-    click.echo(
+    say(
         f"Latency: {result.latency_ms:.3f} ms predicted on {result.device}, 80 % interval {low:.2f}-{high:.2f} ms; not "
         "measured"
     )

@@ -135,7 +135,7 @@ class _Shown:
 
 def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
     """Write the report of a search that `command` made, and print what was found."""
-    from mvig_nas.cli.output import count, interval, print_json, print_table
+    from mvig_nas.cli.output import count, interval, print_json, print_table, say
     from mvig_nas.report import latency_note, outside_note, predictor_note, preset_rows, score_note, write_report
     from mvig_nas.report.search_report import score_values
     from mvig_nas.scores import meaning_of
@@ -162,38 +162,43 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
             }
         )
         return
-    click.echo(
+    say(
         f"{study.judged} architectures judged by predicted latency, {study.evaluated} scored by {study.settings.score} "
         f"with {study.settings.sampler} in {done.seconds:.1f} s."
     )
     if winner is None or winner.interval_ms is None or winner.totals is None:
-        click.echo("No architecture inside the budget could be scored; see candidates.jsonl for the reasons.")
+        say("No architecture inside the budget could be scored; see candidates.jsonl for the reasons.")
         return
     row = ["winner", meaning.shown(winner.score or 0.0), f"{winner.latency_ms:.3f}", interval(*winner.interval_ms)]
-    rows = [[*row, count(winner.totals.parameters), count(winner.totals.macs), winner.fingerprint]]
+    rows = [[*row, count(winner.totals.parameters), count(winner.totals.macs)]]
     for preset in presets:
         name = preset["name"] if preset["is_within_budget"] else f"({preset['name']})"
         value = "-" if preset["score"] is None else meaning.shown(preset["score"])
         cells = [name, value, f"{preset['latency_ms']:.3f}", interval(*preset["interval_ms"])]
-        rows.append([*cells, count(preset["parameters"]), count(preset["macs"]), preset["fingerprint"]])
+        rows.append([*cells, count(preset["parameters"]), count(preset["macs"])])
     heading = f"{'top-1' if meaning.is_top1 else 'score'} ({study.settings.score.partition(':')[0]})"
     print_table(
         f"Predicted for {study.settings.labels['device']}",
-        ["architecture", heading, "ms", "80 % interval", "parameters", "MACs", "fingerprint"],
+        ["architecture", heading, "ms", "80 % interval", "parameters", "MACs"],
         rows,
     )
+    say(f"The winner is {winner.fingerprint}.")
     if (few := latency.predictor.few_rows) is not None:
-        click.echo(
+        say(
             f"The predictor of this phone rests on {few} published row{'s' * (few != 1)} of its chip, so that its "
             "intervals are wide; measure some networks on a phone and fit your own: see docs/measuring_on_iphone.md"
         )
     if not all(preset["is_within_budget"] for preset in presets):
-        click.echo("In brackets: not within the budget or the space, for comparison only.")
+        say("In brackets: not within the budget or the space, for comparison only.")
     if study.settings.front:
         click.echo(f"{len(study.front)} architectures on the front: {files['front']}")
     if study.predictor_error is not None:
-        click.echo(predictor_note(study.predictor_error))
-    click.echo(f"{score_note(done)} {latency_note(latency)}")
+        say(predictor_note(study.predictor_error))
+    say(f"{score_note(done)} {latency_note(latency)}")
+    say(
+        f"Parameters and MACs are counted as in papers, with both classifiers of {latency.num_classes:,} classes; "
+        "export merges the two, and the milliseconds are of the merged one."
+    )
     if outside:
         click.echo(f"warning: the winner is {outside_note(latency.predictor.device, outside)}", err=True)
     click.echo(f"Report: {files['report']}")

@@ -8,6 +8,7 @@ import click
 
 from mvig_nas import recipes, run_folder, values
 from mvig_nas.cli.generated import GroupedCommand, changes_of, is_given, options_of
+from mvig_nas.cli.names import Name
 from mvig_nas.cli.options import json_option, space_option
 from mvig_nas.cli.training_options import (
     EXECUTION,
@@ -16,6 +17,7 @@ from mvig_nas.cli.training_options import (
     execution_of,
     is_first,
     needed,
+    processes,
     run_options,
     saved_request,
     shown,
@@ -38,7 +40,7 @@ def supernet() -> None:
 @space_option()
 @run_options()
 @click.option("--recipe", "recipe_name", default="small", show_default=True, metavar="NAME|FILE.toml",
-    help="Training recipe that the options below change.")  # fmt: skip
+    type=Name("plan"), help=Name("plan").help("Training recipe that the options below change."))  # fmt: skip
 @changes_of(
     {"recipe": Recipe, "plan": SupernetPlan(), "sources": Sources, "execution": EXECUTION},
     leave_out=(*_OF_RETRAINING, *OF_SINGLE_NETWORKS, *NO_OPTIONS),
@@ -85,7 +87,7 @@ def _request(
     if saved and not is_given(ctx, "recipe_name"):
         recipe = recipes.changed(values.plain(saved.recipe), of_recipe)
     else:
-        recipe = recipes.load(recipe_name, of_recipe)
+        recipe = recipes.for_processes(recipes.load(recipe_name, of_recipe), processes())
     return SupernetRequest(
         saved.space if saved and not is_given(ctx, "space") else SearchSpace.load(space),
         needed(data, saved.data if saved else None, "--data", resume),
@@ -107,7 +109,7 @@ def rank(supernets: tuple[Path, ...], request: RankRequest, as_json: bool, execu
     Every finished training is kept in --out, so the command can be stopped and given again; two of them at once share
     the work. The recipe and the space are the first supernet's.
     """
-    from mvig_nas.cli.output import print_json
+    from mvig_nas.cli.output import print_json, print_markdown
     from mvig_nas.ranking import markdown_table, rank_networks
 
     request = replace(request, supernets=supernets)
@@ -125,7 +127,7 @@ def rank(supernets: tuple[Path, ...], request: RankRequest, as_json: bool, execu
         return
     count = len(ranking.rows)
     click.echo(f"{count} architectures of {ranking.space}, each trained by itself {request.seeds} time(s):\n")
-    click.echo(markdown_table(ranking.agreements))
+    print_markdown(markdown_table(ranking.agreements))
     if ranking.left_out:
         click.echo(f"Left out, as they have no value for some architecture: {', '.join(ranking.left_out)}.")
     click.echo(f"\nTables and plots: {request.folder}")

@@ -15,6 +15,7 @@ from mvig_nas.cli.training_options import (
     execution_of,
     is_first,
     needed,
+    processes,
     run_options,
     saved_request,
     shown,
@@ -84,7 +85,7 @@ def _request(
     if saved and not is_given(click.get_current_context(), "recipe_name"):
         recipe = recipes.changed(values.plain(saved.recipe), of_recipe)
     else:
-        recipe = recipes.load(recipe_name or RECIPES[plan.whole], of_recipe)
+        recipe = recipes.for_processes(recipes.load(recipe_name or RECIPES[plan.whole], of_recipe), processes())
     return TeacherRequest(
         needed(network, saved.network if saved else None, "a network, timm:NAME", resume),
         needed(data, saved.data if saved else None, "--data", resume),

@@ -85,6 +85,11 @@ def execution_of(saved: Execution | None, changes: dict[str, Any], resume: bool)
     return changed
 
 
+def processes() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_first() -> bool:
     """Whether this is the first of the processes that torchrun started, which is the one that prints."""
     return os.environ.get("RANK", "0") == "0"

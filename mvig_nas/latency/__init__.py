@@ -2,12 +2,13 @@
 
 from mvig_nas.latency.features import FEATURES, kernel_features, network_features
 from mvig_nas.latency.latency_predictor import Explanation, Fitted, LatencyPredictor, fit_device
-from mvig_nas.latency.per_architecture import ArchitectureLatency
+from mvig_nas.latency.per_architecture import NUM_CLASSES, ArchitectureLatency, milliseconds_by_kind
 from mvig_nas.latency.rows import CHIPS, chip_of
 
 __all__ = [
     "CHIPS",
     "FEATURES",
+    "NUM_CLASSES",
     "ArchitectureLatency",
     "Explanation",
     "Fitted",
@@ -15,5 +16,6 @@ __all__ = [
     "chip_of",
     "fit_device",
     "kernel_features",
+    "milliseconds_by_kind",
     "network_features",
 ]

@@ -17,7 +17,7 @@ from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, of, sec
 from mvig_nas.latency.features import FloatArray
 from mvig_nas.latency.latency_predictor import LatencyPredictor
 
-_NUM_CLASSES = 1000
+NUM_CLASSES = 1000  # of ImageNet-1k, for networks whose images nobody has named
 _Producer = Literal["image", "act", "conv", "add"]
 _GRAPH_KINDS = frozenset({"slice_by_index", "concat", "minimum", "maximum", "sub", "gather_along_axis", "tile", "topk"})
 
@@ -37,8 +37,9 @@ class StageCost:
 class BlockFeatures:
     """Summed kernel features of architectures in one form, as a predictor sees them, remembered block by block."""
 
-    def __init__(self, form: Form, predictor: LatencyPredictor) -> None:
+    def __init__(self, form: Form, predictor: LatencyPredictor, num_classes: int = NUM_CLASSES) -> None:
         self.form: Form = form
+        self.num_classes = num_classes
         self._predictor = predictor
         self._columns: dict[_Block, int] = {}
         self._rows: list[FloatArray] = []
@@ -49,7 +50,7 @@ class BlockFeatures:
         counts: list[int] = []
         ends = [0]
         for architecture in architectures:
-            for key, count in _blocks(architecture):
+            for key, count in _blocks(architecture, self.num_classes):
                 column = self._columns.get(key)
                 if column is None:
                     column = self._columns[key] = len(self._rows)
@@ -107,7 +108,7 @@ class _Block(NamedTuple):
         elif self.kind == "ffn":
             network.ffn(x, Stage(width, graph_depth=1, ffn_expansion=first, activation=activation))
         else:
-            network.head(x, first, _NUM_CLASSES, activation)
+            network.head(x, first, rest[0], activation)
 
 
 class ArchitectureLatency:
@@ -116,25 +117,27 @@ class ArchitectureLatency:
     Args:
         predictor: fitted.
         form: of the network; `exported` is what `mvig-nas export` writes.
+        num_classes: outputs of the networks' classifiers.
     """
 
-    def __init__(self, predictor: LatencyPredictor, form: Form = "exported") -> None:
+    def __init__(self, predictor: LatencyPredictor, form: Form = "exported", num_classes: int = NUM_CLASSES) -> None:
         self.predictor = predictor
         self.form: Form = form
-        self.features = BlockFeatures(form, predictor)
+        self.num_classes = num_classes
+        self.features = BlockFeatures(form, predictor, num_classes)
 
     @classmethod
-    def load(cls, device: str, form: Form = "exported") -> Self:
+    def load(cls, device: str, form: Form = "exported", num_classes: int = NUM_CLASSES) -> Self:
         """The shipped predictor of a device, given by name, or a fitted predictor, given by its folder.
 
         Raises:
             MvigNasError: there is no such device or folder, or its predictor is damaged.
         """
-        return cls(LatencyPredictor.load(shipped.predictor_folder(device)), form)
+        return cls(LatencyPredictor.load(shipped.predictor_folder(device)), form, num_classes)
 
     def with_form(self, form: Form) -> "ArchitectureLatency":
         """The same predictor for another form of the network."""
-        return ArchitectureLatency(self.predictor, form)
+        return ArchitectureLatency(self.predictor, form, self.num_classes)
 
     def predict_ms(self, architectures: Sequence[Architecture]) -> FloatArray:
         """Milliseconds, shape (n,)."""
@@ -146,12 +149,13 @@ class ArchitectureLatency:
 
     def outside(self, architectures: Sequence[Architecture]) -> list[list[str]]:
         """Why each architecture is unlike all that were measured; see `LatencyPredictor.outside`."""
-        return self.predictor.outside([of(architecture, self.form) for architecture in architectures])
+        networks = [of(architecture, self.form, self.num_classes) for architecture in architectures]
+        return self.predictor.outside(networks)
 
     def by_stage(self, architecture: Architecture) -> list[StageCost]:
         """Costs of the stem, each stage and the head, and the fixed cost as `dispatch`; they sum to the prediction."""
-        parts = sections(architecture, self.form)
-        built = {part.name: part.kernels for part in sections(architecture)}
+        parts = sections(architecture, self.form, self.num_classes)
+        built = {part.name: part.kernels for part in sections(architecture, num_classes=self.num_classes)}
         explanation = self.predictor.explain_ms([kernel for part in parts for kernel in part.kernels])
         costs = []
         start = 0
@@ -167,16 +171,21 @@ class ArchitectureLatency:
 
     def by_kind(self, architecture: Architecture) -> dict[str, float]:
         """Milliseconds by kind of operation, the largest first; they sum to the prediction."""
-        network = [kernel for part in sections(architecture, self.form) for kernel in part.kernels]
-        explanation = self.predictor.explain_ms(network)
-        sums = {"dispatch (fixed)": explanation.fixed_ms}
-        for kernel, latency_ms in zip(network, explanation.kernels_ms.tolist(), strict=True):
-            kind = _kind(kernel)
-            sums[kind] = sums.get(kind, 0.0) + latency_ms
-        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+        network = [kernel for part in sections(architecture, self.form, self.num_classes) for kernel in part.kernels]
+        return milliseconds_by_kind(self.predictor, network)
 
 
-def _blocks(architecture: Architecture) -> list[tuple[_Block, int]]:
+def milliseconds_by_kind(predictor: LatencyPredictor, network: Sequence[Kernel]) -> dict[str, float]:
+    """Milliseconds of a kernel list by kind of operation, the largest first; they sum to the prediction."""
+    explanation = predictor.explain_ms(network)
+    sums = {"dispatch (fixed)": explanation.fixed_ms}
+    for kernel, latency_ms in zip(network, explanation.kernels_ms.tolist(), strict=True):
+        kind = _kind(kernel)
+        sums[kind] = sums.get(kind, 0.0) + latency_ms
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def _blocks(architecture: Architecture, num_classes: int) -> list[tuple[_Block, int]]:
     """Blocks of an architecture, and how often each comes."""
     stages, sizes = architecture.stages, architecture.sizes
     first, last = stages[0], stages[-1]
@@ -203,7 +212,8 @@ def _blocks(architecture: Architecture) -> list[tuple[_Block, int]]:
                 blocks.append((_Block(kind, producer, size, width, activation, choices), depth - 1))
         if stage.graph_depth:
             blocks.append((_Block("ffn", "add", size, width, activation, (stage.ffn_expansion,)), stage.graph_depth))
-    blocks.append((_Block("head", producer, sizes[-1], last.width, last.activation, (architecture.head_width,)), 1))
+    head = (architecture.head_width, num_classes)
+    blocks.append((_Block("head", producer, sizes[-1], last.width, last.activation, head), 1))
     return blocks
 
 

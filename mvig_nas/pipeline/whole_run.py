@@ -203,6 +203,7 @@ class _Steps:
             asked = SearchRequest(
                 space=self.plan.space,
                 device=self.request.device,
+                classes=len(read_split(self.data, "train").classes),
                 score=self.plan.score,
                 budget=Budget(latency_ms=self.request.latency_ms),
                 settings=SearchSettings(evaluations=self.plan.evaluations, seed=self.request.seed),
@@ -281,7 +282,7 @@ class _Steps:
             shutil.rmtree(package, ignore_errors=True)  # one that is there was not finished
             export_target(str(self.folder / TRAINED / SUBFOLDER), package)
         architecture = model.network.architecture
-        latency = ArchitectureLatency.load(self.request.device)
+        latency = ArchitectureLatency.load(self.request.device, num_classes=len(model.classes))
         low, high = latency.interval_ms([architecture], 0.8)
         top1 = float(model.about["accuracy"]["mean"]["top1"])
         count = len(read_split(self.data, "val"))

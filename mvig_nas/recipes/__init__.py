@@ -4,7 +4,16 @@ from mvig_nas.recipes.execution import Execution
 from mvig_nas.recipes.plan import Distillation, Plan, Sources, SupernetPlan, TeacherPlan
 from mvig_nas.recipes.preprocessing import Preprocessing
 from mvig_nas.recipes.recipe import Recipe
-from mvig_nas.recipes.recipe_files import changed, changed_plan, description, load, load_plan, names, path_of
+from mvig_nas.recipes.recipe_files import (
+    changed,
+    changed_plan,
+    description,
+    for_processes,
+    load,
+    load_plan,
+    names,
+    path_of,
+)
 
 __all__ = [
     "Distillation",
@@ -18,6 +27,7 @@ __all__ = [
     "changed",
     "changed_plan",
     "description",
+    "for_processes",
     "load",
     "load_plan",
     "names",

@@ -1,6 +1,7 @@
 """Recipes and plans from TOML files, those that ship with the package and a user's own, with some entries changed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,30 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
     if merged.get("clip") == 0:
         merged["clip"] = None
     return values.read(Recipe, merged, "the training recipe")
+
+
+def for_processes(recipe: Recipe, processes: int) -> Recipe:
+    """The recipe, its micro-batches smaller where so many processes could not share those of a step equally.
+
+    Args:
+        recipe: of a training.
+        processes: that share it, such as torchrun starts.
+
+    Raises:
+        MvigNasError: the processes cannot share its batch at all; the message says which batch size they can.
+    """
+    if recipe.micro_batches % processes == 0:
+        return recipe
+    least = 2 * processes  # micro-batches that Mixup may pair the images of
+    if recipe.batch_size % least:
+        nearest = max(1, round(recipe.batch_size / least)) * least
+        raise MvigNasError(
+            f"a batch must divide among the processes, two images at least to each, got {recipe.batch_size} images for "
+            f"{processes} processes; give --batch-size {nearest}."
+        )
+    most = recipe.micro_batch_size or recipe.batch_size
+    sizes = (size for size in range(most, 1, -1) if size % 2 == 0 and recipe.batch_size % (size * processes) == 0)
+    return replace(recipe, micro_batch_size=next(sizes))
 
 
 def _read(path: Path) -> dict[str, Any]:

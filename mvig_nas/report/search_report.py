@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _INTERVAL = "An 80 % interval should hold the true value four times out of five."
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "optuna")
+_USELESS_TAU = 0.2
 
 
 def preset_rows(done: "SearchRun") -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def preset_rows(done: "SearchRun") -> list[dict[str, Any]]:
     scored = {candidate.architecture: candidate for candidate in done.study.candidates}
     rows = []
     for index, (name, architecture) in enumerate(presets.items()):
-        totals = kernels.totals(kernels.of(architecture))
+        totals = kernels.totals(kernels.of(architecture, num_classes=done.latency.num_classes))
         candidate = scored.get(architecture)
         value = None if candidate is None else candidate.score
         rows.append(
@@ -171,9 +172,11 @@ def score_note(done: "SearchRun") -> str:
 
 def predictor_note(error: "PredictorError") -> str:
     """One sentence on how far the score predictor can be relied on."""
+    is_useless = error.kendall_tau < _USELESS_TAU
+    verdict = " It orders them hardly better than chance and was useless to this search." if is_useless else ""
     return (
         f"Score predictor (Gaussian process), each of {error.count} scored architectures left out in turn: mean "
-        f"absolute error {error.mean_absolute_error:.3g}, Kendall's tau {error.kendall_tau:.2f}."
+        f"absolute error {error.mean_absolute_error:.3g}, Kendall's tau {error.kendall_tau:.2f}.{verdict}"
     )
 
 

@@ -44,10 +44,10 @@ _STALE_TURNS = 3
 _FRESH_TRIES = 200
 
 
-def kernel_costs(architecture: Architecture) -> kernels.Totals:
+def kernel_costs(architecture: Architecture, num_classes: int = 1000) -> kernels.Totals:
     """What a user can limit: parameters and MACs counted as in papers, bytes as in the exported package."""
-    built = kernels.totals(kernels.of(architecture))
-    exported = kernels.totals(kernels.of(architecture, "exported"))
+    built = kernels.totals(kernels.of(architecture, num_classes=num_classes))
+    exported = kernels.totals(kernels.of(architecture, "exported", num_classes))
     return replace(exported, parameters=built.parameters, macs=built.macs)
 
 
@@ -91,7 +91,7 @@ def search(
             study's, the folder already holds a study, or it cannot be read or written.
     """
     began = time.monotonic()
-    costs: Costs = settings.pop("costs", kernel_costs)
+    costs: Costs = settings.pop("costs", partial(kernel_costs, num_classes=getattr(latency, "num_classes", 1000)))
     sampler = settings.pop("sampler", SearchSettings.sampler)
     asked = values.changed(SearchSettings(), settings)
     if not budget.limits and not asked.front:

@@ -95,6 +95,9 @@ class SearchRequest:
     budget: Budget = field(default_factory=Budget)
     settings: SearchSettings = field(default_factory=SearchSettings)
     ray: RayOptions = field(default_factory=RayOptions)
+    classes: Annotated[
+        int, about("Classes that the network will tell apart; its last layer counts in latency and size.", ge=1)
+    ] = 1000
 
     @property
     def name(self) -> str:
@@ -162,7 +165,7 @@ def run_search(
     asked = request.settings
     with run_folder.entered(folder, COMMAND, request, resume, STUDY_FILE) as goes_on:
         space = Study.load(folder).settings.space if goes_on else SearchSpace.load(request.space)
-        latency = ArchitectureLatency.load(request.device)
+        latency = ArchitectureLatency.load(request.device, num_classes=request.classes)
         score = scores.load(request.score, seed=asked.seed, data=request.data, space=space)
         labels = {"device": request.device} | ({} if request.data is None else {"data": str(request.data)})
         if resume:

@@ -22,7 +22,7 @@ from mvig_nas.network import GENERIC_NAME, MobileViG, build
 from mvig_nas.network.mobilevig import TEACHER_HEAD
 from mvig_nas.network.weight_files import read_weights
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SUBFOLDER = "model"  # of a training's folder
 SCHEMA = 1
 _OURS = "mvig_nas"  # entry of config.json that timm passes over
@@ -46,7 +46,7 @@ class TrainedModel:
 
 
 def write_model(folder: Path, model: TrainedModel) -> None:
-    """Write both files, each whole or not at all, the weights first; a classifier for training alone is left out.
+    """Write config, weights and a model card, each file whole; a classifier for training alone is left out.
 
     Raises:
         MvigNasError: there is not a class a logit, or the folder cannot be written.
@@ -86,6 +86,7 @@ def write_model(folder: Path, model: TrainedModel) -> None:
         if not name.startswith(TEACHER_HEAD)
     }
     save(folder / WEIGHTS, to_bytes(tensors, metadata={"format": "pt"}))
+    save(folder / CARD, _card(model))
     save(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
@@ -126,6 +127,39 @@ def read_model(folder: Path) -> TrainedModel:
             f"a model's {WEIGHTS} must hold the weights of its {CONFIG}, got {first!r} in {folder}; restore the file."
         ) from error
     return TrainedModel(network.eval(), classes, preprocessing, about)
+
+
+def _card(model: TrainedModel) -> str:
+    """The model card, Markdown with the entries that hubs read at its top."""
+    network, images, about = model.network, model.preprocessing, model.about
+    side, classes = network.architecture.resolution, model.classes
+    named = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
+    top1 = about.get("accuracy", {}).get("mean", {}).get("top1") if isinstance(about.get("accuracy"), dict) else None
+    teacher = (about.get("teacher") or {}).get("name")
+    start = about.get("start") or {}
+    facts = [
+        f"- Architecture: {GENERIC_NAME} {network.architecture.fingerprint}, "
+        f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters",
+        f"- Input: RGB image of {side} x {side} pixels, {images.interpolation}, centre crop of "
+        f"{images.crop_fraction:g}, mean {images.mean}, standard deviation {images.std}",
+        f"- Classes: {len(classes)} ({named})",
+        f"- Top-1 on the validation images: {'not measured' if top1 is None else f'{100 * top1:.1f} %'}",
+        f"- Teacher: {teacher or 'none'}",
+        f"- First weights: {start.get('model') or start.get('supernet') or start.get('checkpoint') or 'random'}",
+    ]
+    return "\n".join(
+        (
+            "---\nlibrary_name: timm\ntags:\n- image-classification\n- mvig-nas\n---",
+            "# A MobileViG-like image classifier\n",
+            "Found and trained by mvig-nas.\n",
+            *facts,
+            "\n## Use\n",
+            "```python\nimport timm\n\nimport mvig_nas.network  # registers the models\n",
+            'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n```\n',
+            "How it was trained is in `config.json`, under `mvig_nas`. It answers with one of its classes whatever the "
+            "image shows, and was measured on images like those that it was trained on only.\n",
+        )
+    )
 
 
 def _read_timm(folder: Path, config: Mapping[str, Any]) -> TrainedModel:
