@@ -93,19 +93,16 @@ def devices(as_json: bool) -> None:
             "median error",
             "of a new lab",
             "mean error",
-            "80 % interval covers",
+            "80 % band covers",
             "rank corr.",
         ],
         rows,
     )
     say("Fitted to published latencies of other laboratories; all devices share one fit. See docs/latency.md")
-    thin = [
-        f"{card['device']} on {card['rests_on_rows']} published row(s)" for card in cards if "rests_on_rows" in card
-    ]
-    if thin:
+    if any("rests_on_rows" in card for card in cards):
         say(
-            f"Newer chips are A15's fit moved by few rows, and their intervals are wide: {', '.join(thin)}. "
-            "Measuring three networks on your own phone improves on it: see docs/measuring_on_iphone.md"
+            "Phones without an error have a newer chip: theirs is A15's fit, moved by the few rows there are, with "
+            "wide intervals. Measuring three networks on your own phone improves on it: see docs/measuring_on_iphone.md"
         )
 
 
