@@ -14,7 +14,8 @@ from mvig_nas.coreml import ExportRequest
 if TYPE_CHECKING:
     from mvig_nas.coreml import Bulk, Exported
 
-_ONE_ONLY = ("overwrite", "graph_step")
+_ONE_ONLY = ("overwrite", "graph_step", "author", "license", "model_version", "description", "trained_on", "device")
+_RANDOM = "THE WEIGHTS ARE RANDOM. THE PACKAGE IS FOR TIMING ONLY: WHAT IT ANSWERS MEANS NOTHING."
 
 
 @click.command(cls=GroupedCommand)
@@ -85,6 +86,7 @@ def _print_all(done: "Bulk", folder: Path, is_verified: bool, as_json: bool) -> 
         names = [package.name for package in done.packages]
         print_json({"folder": str(folder), "packages": names, "written": done.written, "failed": dict(done.failed)})
         return
+    click.echo(_RANDOM)
     kept = len(done.packages) - done.written
     click.echo(
         f"{len(done.packages)} packages in {folder}: {done.written} written now, {kept} before, "
@@ -104,6 +106,7 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
             "package": str(done.package),
             "fingerprint": architecture.fingerprint,
             "weights": done.weights,
+            "is_random": done.is_random,
             "weight_bytes": weight_bytes,
         }
         if verification is not None:
@@ -118,6 +121,8 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
         print_json(values)
         return
     target = request.package.minimum_deployment_target
+    if done.is_random:
+        click.echo(_RANDOM)
     click.echo(f"{done.package}: {size(weight_bytes)} of fp16 weights ({done.weights}), {target} or newer")
     if verification is None:
         click.echo("Not verified: nothing of the package was checked.")

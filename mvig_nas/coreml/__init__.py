@@ -2,18 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from mvig_nas.coreml.exporting import (
+from mvig_nas.coreml.bulk_export import (
     MANIFEST,
     Bulk,
     BulkOptions,
     BulkProgress,
-    Exported,
-    ExportRequest,
     Manifest,
     export_all,
-    export_target,
     read_manifest,
 )
+from mvig_nas.coreml.details import PackageDetails
+from mvig_nas.coreml.exporting import Exported, ExportRequest, export_target
 from mvig_nas.coreml.package import PREPROCESSING, ExportOptions, Operation, operations, read_labels
 from mvig_nas.lazy import attributes_of
 
@@ -38,6 +37,7 @@ __all__ = [
     "Inspection",
     "Manifest",
     "Operation",
+    "PackageDetails",
     "Verification",
     "execute",
     "export",

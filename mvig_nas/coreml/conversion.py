@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import mvig_nas
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import digests, tools
+from mvig_nas.coreml.details import PREVIEW, PREVIEW_OF_CLASSIFIERS, TRAINED_ON, default_description
 from mvig_nas.coreml.package import (
     INPUT_NAME,
     LABEL_NAME,
@@ -102,7 +103,9 @@ def export(
             )
         spec = model.get_spec()
         normalisation = f"mean {tuple(mean)}, std {tuple(std)}" if options.is_image else "none: done by the caller"
-        _describe(spec.description, network, weights, normalisation, metadata or {})
+        _describe(
+            spec.description, network, options, {"weights": weights, "normalisation": normalisation, **(metadata or {})}
+        )
         finished = building / path.name
         files = digests.read_weights(Path(model.weights_dir))
         stated = {
@@ -168,12 +171,22 @@ def _deployable(network: MobileViG) -> MobileViG:
     return inference
 
 
+def _target(coremltools: Any, name: str) -> Any:
+    known = [each.name for each in coremltools.target if each.name.startswith("iOS")]
+    if name not in known:
+        raise MvigNasError(
+            f"the oldest iOS must be one that the installed coremltools {coremltools.__version__} knows, {known[-1]} "
+            f"at most, got {name}; upgrade coremltools, or name an older one."
+        )
+    return coremltools.target[name]
+
+
 def _converter_options(
     coremltools: Any, shape: tuple[int, ...], package: ExportOptions, labels: list[str] | None
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
         "convert_to": "mlprogram",
-        "minimum_deployment_target": getattr(coremltools.target, package.minimum_deployment_target),
+        "minimum_deployment_target": _target(coremltools, package.minimum_deployment_target),
         "compute_precision": coremltools.precision.FLOAT16,
         "skip_model_load": True,
     }
@@ -190,26 +203,26 @@ def _converter_options(
     return options
 
 
-def _describe(
-    description: Any, network: MobileViG, weights: str, normalisation: str, metadata: Mapping[str, str]
-) -> None:
-    architecture = network.architecture
-    description.metadata.shortDescription = (
-        f"MobileViG-like image classifier {architecture.fingerprint}, {architecture.resolution} x "
-        f"{architecture.resolution} pixels, {network.num_classes} classes. Weights: {weights}."
+def _describe(description: Any, network: MobileViG, options: ExportOptions, entries: Mapping[str, str]) -> None:
+    """Write what Xcode shows, and the metadata; `entries` are ours, by names without the prefix."""
+    architecture, details, metadata = network.architecture, options.details, description.metadata
+    metadata.shortDescription = details.description or default_description(
+        architecture, network.num_classes, entries["weights"], entries
     )
-    description.metadata.versionString = mvig_nas.__version__
-    entries = {
+    metadata.versionString = details.model_version
+    metadata.author = details.author or ""
+    metadata.license = details.license or ""
+    given = {} if details.trained_on is None else {TRAINED_ON: details.trained_on}
+    own = {
         "architecture": architecture.to_json(),
         "fingerprint": architecture.fingerprint,
         "version": mvig_nas.__version__,
         "coremltools_version": str(tools.load().__version__),
-        "weights": weights,
-        "normalisation": normalisation,
-        **metadata,
     }
-    for key, value in entries.items():
-        description.metadata.userDefined[METADATA_PREFIX + key] = value
+    for key, value in (own | dict(entries) | given).items():
+        metadata.userDefined[METADATA_PREFIX + key] = value
+    if options.is_image and options.class_labels is not None:
+        metadata.userDefined[PREVIEW] = PREVIEW_OF_CLASSIFIERS
     by_name = {
         LOGITS_NAME: "one number a class before softmax, (1, classes)",
         LABEL_NAME: "the likeliest class",
@@ -217,9 +230,11 @@ def _describe(
     }
     for output in description.output:
         output.shortDescription = by_name.get(output.name, "")
-    is_image = description.input[0].type.WhichOneof("Type") == "imageType"
+    side = architecture.resolution
     description.input[0].shortDescription = (
-        f"RGB image, normalised inside: {normalisation}" if is_image else "(1, 3, R, R), normalised as in training"
+        f"RGB image of {side} x {side} pixels from 0 to 255, each channel normalised inside: {entries['normalisation']}"
+        if options.is_image
+        else f"(1, 3, {side}, {side}), normalised as in training"
     )
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvig_nas.coreml import digests, tools
+from mvig_nas.coreml.details import PackageDetails
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import read_regular, read_text
 from mvig_nas.recipes import Preprocessing
@@ -49,7 +50,7 @@ InputKind = Annotated[
     ),
 ]
 DeploymentTarget = Annotated[
-    Literal["iOS16", "iOS17", "iOS18"], about("Oldest iOS that must run the package.", flags=("--target",))
+    Literal["iOS16", "iOS17", "iOS18", "iOS26"], about("Oldest iOS that must run the package.", flags=("--target",))
 ]
 _PositiveShare = Annotated[float, about("A standard deviation on a scale of 0 to 1.", gt=0)]
 
@@ -61,11 +62,12 @@ class ExportOptions:
     Attributes:
         input_kind: `image` takes an RGB image of 0 to 255 and normalises it inside; `tensor` takes the normalised
             (1, 3, R, R) in fp16.
-        minimum_deployment_target: `iOS16`, `iOS17` or `iOS18`.
+        minimum_deployment_target: `iOS16`, `iOS17`, `iOS18` or `iOS26`.
         class_labels: names of the classes; they make the package a classifier that returns a label and probabilities
             (softmax) instead of logits (1, num_classes).
         mean: what an image's channels are normalised by, on a scale of 0 to 1.
         std: likewise, above 0.
+        details: what the package says of itself.
 
     Raises:
         MvigNasError: a value is none of the choices, or out of range.
@@ -78,6 +80,7 @@ class ExportOptions:
     class_labels: tuple[str, ...] | None = None
     mean: tuple[float, float, float] = Preprocessing.mean
     std: tuple[_PositiveShare, _PositiveShare, _PositiveShare] = Preprocessing.std
+    details: PackageDetails = field(default_factory=PackageDetails)
 
     def __post_init__(self) -> None:
         check(self)

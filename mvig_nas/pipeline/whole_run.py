@@ -16,7 +16,7 @@ import torch
 from mvig_nas import run_folder, values
 from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
-from mvig_nas.coreml import export_target, operations
+from mvig_nas.coreml import ExportOptions, ExportRequest, PackageDetails, export_target, operations
 from mvig_nas.coreml.package import SUFFIX
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import read_json, save
@@ -280,7 +280,10 @@ class _Steps:
         package = self.folder / f"{self.request.images.resolve().name}{SUFFIX}"
         if not (self.folder / SUMMARY).is_file():
             shutil.rmtree(package, ignore_errors=True)  # one that is there was not finished
-            export_target(str(self.folder / TRAINED / SUBFOLDER), package)
+            # the name that the user gave the images, which may have been split into a folder of ours
+            details = PackageDetails(trained_on=self.request.images.resolve().name, device=self.request.device)
+            asked = ExportRequest(package=ExportOptions(details=details))
+            export_target(str(self.folder / TRAINED / SUBFOLDER), package, asked)
         architecture = model.network.architecture
         latency = ArchitectureLatency.load(self.request.device, num_classes=len(model.classes))
         low, high = latency.interval_ms([architecture], 0.8)

@@ -139,7 +139,8 @@ def retrain(
         if chosen_by is not val_images:
             found = accuracies_on(trained.network, val_images, images_as, workers=execution.workers)
         begun = {} if trained.inherited is None else {"inherited": trained.inherited.share}
-        about_model = about | {"accuracy": shares(found), "start": {**start, **begun}}
+        data = {"name": request.data.name, "val_images": len(val_images)}
+        about_model = about | {"accuracy": shares(found), "start": {**start, **begun}, "data": data}
         write_model(model, TrainedModel(trained.network, images.classes, images_as, about_model))
         if trained.last is not trained.network:
             write_model(folder / LAST, TrainedModel(trained.last, images.classes, images_as, about))

@@ -17,7 +17,7 @@ from mvig_nas import coreml
 from mvig_nas.architecture import Architecture
 from mvig_nas.cli import cli
 from mvig_nas.coreml import BulkOptions, BulkProgress, export_all, read_manifest
-from mvig_nas.coreml.exporting import ManifestEntry
+from mvig_nas.coreml.bulk_export import ManifestEntry
 from mvig_nas.coreml.package import content_sha256
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim
