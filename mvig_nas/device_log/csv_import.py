@@ -13,6 +13,7 @@ from mvig_nas.device_log.log_file import DeviceLog
 from mvig_nas.device_log.measurement import MEDIAN, REPORTED, Measurement, summarise
 from mvig_nas.device_log.subject import SCHEMA, TIMM, milliseconds, shown
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.files import require_regular
 from mvig_nas.values import about, check, plain
 
 UNITS: dict[str, float] = {"ms": 1.0, "us": 1e-3, "s": 1e3}
@@ -82,6 +83,7 @@ def read_csv(
     defaults = {"chip": "unknown", "os": "unknown", "os_version": "unknown", **constants}
     rows, positions = [], []
     try:
+        require_regular(path)
         defaults.setdefault("time", datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat())
         for line, cells in _cells(path, columns):
             position = f"{path}, line {line}"
