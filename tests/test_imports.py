@@ -19,6 +19,7 @@ ORDER = (
     "shipped",
     "futures",
     "plots",
+    "standard_error",
     "map_fit",
     "values",
     "run_folder",

@@ -82,14 +82,21 @@ def _describe(name: str, network: "Architecture", device: str, classes: int | No
     if as_json:
         print_json(values)
         return
-    parts = latency.by_stage(network)
+    parts = values["stages"]
     rows = [
-        [part.name, part.shape, str(part.kernels), count(part.parameters), count(part.macs), f"{part.latency_ms:.3f}"]
+        [
+            part["name"],
+            part["shape"],
+            str(part["kernels"]),
+            count(part["parameters"]),
+            count(part["macs"]),
+            f"{part['latency_ms']:.3f}",
+        ]
         for part in parts
     ]
     predicted_ms = values["latency_ms"]
     totals = [count(values["parameters"]), count(values["macs"]), f"{predicted_ms:.3f}"]
-    rows.append(["total", "", str(sum(part.kernels for part in parts)), *totals])
+    rows.append(["total", "", str(sum(part["kernels"] for part in parts)), *totals])
     print_table(
         f"{name} ({network.fingerprint}) at {network.resolution} px, predicted for {device}",
         ["stage", "output", "kernels", "parameters", "MACs", "ms"],

@@ -15,6 +15,7 @@ from mvig_nas.recipes import Execution
 if TYPE_CHECKING:
     from mvig_nas.architecture import Architecture
     from mvig_nas.image_data import LabelledImages
+    from mvig_nas.latency import LatencyPredictor
     from mvig_nas.training.accuracy import Accuracy
 
 _NAMES = {"mean": "as it answers", "labels": "classifier of the labels", "teacher": "classifier of the teacher"}
@@ -62,13 +63,14 @@ def evaluate(
     images = read_split(data, "val")
     if count is not None:
         images = subset(images, count)
+    predictor = ArchitectureLatency.load(device).predictor
     if len(models) > 1:
         if out is not None:
-            raise click.UsageError("--out is of a single model.")
-        _print_comparison(models, images, execution, device, as_json)
+            raise click.UsageError("--out is of a single model; leave it out, or evaluate one.")
+        _print_comparison(models, images, execution, predictor, as_json)
         return
     architecture, classes, found = _evaluated(models[0], images, execution)
-    latency = ArchitectureLatency.load(device, num_classes=len(classes))
+    latency = ArchitectureLatency(predictor, num_classes=len(classes))
     low, high = latency.interval_ms([architecture], 0.8)
     latency_ms = float(latency.predict_ms([architecture])[0])
     if out is not None:
@@ -108,17 +110,17 @@ def _print_comparison(
     models: tuple[Path, ...],
     images: "LabelledImages",
     execution: Execution,
-    device: str,
+    predictor: "LatencyPredictor",
     as_json: bool,
 ) -> None:
     from mvig_nas.cli.output import print_json, print_table, size, with_error
     from mvig_nas.latency import ArchitectureLatency
-    from mvig_nas.training.accuracy import standard_error
+    from mvig_nas.standard_error import standard_error
 
     compared: list[dict[str, Any]] = []
     for model in models:
         architecture, classes, found = _evaluated(model, images, execution)
-        latency = ArchitectureLatency.load(device, num_classes=len(classes))
+        latency = ArchitectureLatency(predictor, num_classes=len(classes))
         best = found["mean"]
         compared.append(
             {
@@ -130,7 +132,7 @@ def _print_comparison(
                 "predicted_latency_ms": float(latency.predict_ms([architecture])[0]),
             }
         )
-    device = latency.predictor.device
+    device = predictor.device
     if as_json:
         print_json({"images": len(images), "device": device, "models": compared})
         return

@@ -93,16 +93,20 @@ def devices(as_json: bool) -> None:
             "median error",
             "of a new lab",
             "mean error",
-            "80 % band covers",
+            "covered",
             "rank corr.",
         ],
         rows,
     )
-    say("Fitted to published latencies of other laboratories; all devices share one fit. See docs/latency.md")
+    say(
+        "Fitted to published latencies of other laboratories; all devices share one fit. `covered` is the share of "
+        "networks inside their 80 % interval. See docs/latency.md"
+    )
     if any("rests_on_rows" in card for card in cards):
         say(
-            "Phones without an error have a newer chip: theirs is A15's fit, moved by the few rows there are, with "
-            "wide intervals. Measuring three networks on your own phone improves on it: see docs/measuring_on_iphone.md"
+            "A phone for which no error is shown has a newer chip. Its predictor is A15's, moved by the few rows that "
+            "are published, and its intervals are wide. Measuring three networks on your own phone improves on it: see "
+            "docs/measuring_on_iphone.md"
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from mvig_nas.standard_error import standard_error
+
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
@@ -71,10 +73,7 @@ def size(value: float) -> str:
 
 def with_error(top1: float, images: int) -> str:
     """A top-1 (a fraction) with its standard error and what it was measured on: `28.9 % ± 4.8 of 90 images`."""
-    from math import sqrt
-
-    error = sqrt(top1 * (1 - top1) / images)
-    return f"{100 * top1:.1f} % ± {100 * error:.1f} of {images:,} images"
+    return f"{100 * top1:.1f} % ± {100 * standard_error(top1, images):.1f} of {images:,} images"
 
 
 def interval(low_ms: float, high_ms: float) -> str:

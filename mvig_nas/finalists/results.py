@@ -16,7 +16,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.plots import ACCENT, BAND, MUTED, figure_axes, png
-from mvig_nas.training.accuracy import standard_error
+from mvig_nas.standard_error import standard_error
 
 State = Literal["finished", "stopped", "failed"]
 

@@ -32,8 +32,8 @@ from mvig_nas.report.run_report import run_page
 from mvig_nas.search.search_run import SearchRequest, run_search
 from mvig_nas.search.search_settings import SearchSettings
 from mvig_nas.search_space import SearchSpace
+from mvig_nas.standard_error import standard_error
 from mvig_nas.training import RetrainRequest, StopTraining, retrain, train_alone
-from mvig_nas.training.accuracy import standard_error
 from mvig_nas.training.checkpoint import FILE as CHECKPOINT
 from mvig_nas.training.model_folder import CONFIG, SUBFOLDER, read_model
 

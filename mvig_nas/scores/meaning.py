@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+from mvig_nas.standard_error import standard_error
+
 _TELLING = 2.0  # standard errors of a difference, from which two networks count as told apart
 
 
@@ -26,7 +28,7 @@ class Meaning:
         if self.spread is not None:
             return self.spread
         if self.images is not None:
-            return sqrt(max(value * (1 - value), 0.0) / self.images)
+            return standard_error(value, self.images)
         return None
 
     def shown(self, value: float) -> str:

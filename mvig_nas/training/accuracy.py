@@ -6,7 +6,6 @@ before it is evaluated. Shapes: images (B, 3, R, R), targets (B,).
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import cast
 
 import numpy as np
@@ -84,11 +83,6 @@ def top1(network: nn.Module, images: Iterable[tuple[Tensor, Tensor]], resolution
         right += int((logits.argmax(dim=1).cpu() == targets).sum())
         count += len(targets)
     return right / count
-
-
-def standard_error(top1: float, images: int) -> float:
-    """Standard error of a top-1 (a fraction) that was measured on so many images, a fraction: the binomial's."""
-    return sqrt(top1 * (1 - top1) / images)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ from mvig_nas import run_folder
 from mvig_nas.files import make_folder, save
 from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, read_parts, seeded
 from mvig_nas.recipes import Execution, Recipe, TeacherPlan
-from mvig_nas.training.accuracy import standard_error, top1
+from mvig_nas.standard_error import standard_error
+from mvig_nas.training.accuracy import top1
 from mvig_nas.training.checkpoint import FILE
 from mvig_nas.training.learning_curves import write_learning_curves
 from mvig_nas.training.losses import classification

@@ -246,7 +246,7 @@ def test_a_search_reports_it(sampler: str, tmp_path: Path, capsys: pytest.Captur
     line = f"each of 10 scored architectures left out in turn: mean absolute error {error.mean_absolute_error:.3g}"
     assert line in files["report"].read_text()
     print_search(done, "search", as_json=False)
-    assert line in " ".join(capsys.readouterr().out.split())
+    assert line in capsys.readouterr().out
     print_search(done, "search", as_json=True)
     assert json.loads(capsys.readouterr().out)["predictor_error"] == {
         "mean_absolute_error": error.mean_absolute_error,
