@@ -12,6 +12,7 @@ from mvig_nas.cli.generated import GroupedCommand, changes_of
 from mvig_nas.cli.options import data_option, json_option, resumed_folder
 from mvig_nas.cli.output import print_json, print_table
 from mvig_nas.cli.progress import Bar
+from mvig_nas.cli.training_options import NO_OPTIONS, OF_SINGLE_NETWORKS
 from mvig_nas.experiments import AblateRequest
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.command(cls=GroupedCommand)
 @click.argument("experiment", metavar="NAME|FILE.toml")
 @data_option(required=False)
-@changes_of(AblateRequest, "changes", leave_out=("experiment", "data"))
+@changes_of(AblateRequest, "changes", leave_out=("experiment", "data", *OF_SINGLE_NETWORKS, *NO_OPTIONS))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder; a new one if left out.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options not given are its own.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and how their widths are adjusted, and run nothing.")

@@ -1,11 +1,12 @@
 """What `ablate` is asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.experiments.experiment import Experiment
+from mvig_nas.recipes import Execution
 from mvig_nas.values import about, check
 
 
@@ -18,7 +19,7 @@ class AblateRequest:
     """
 
     TITLE: ClassVar = "Experiment"
-    MAY_DIFFER: ClassVar = ("data", "torch_device", "workers")  # in a resumed run
+    MAY_DIFFER: ClassVar = ("data", "execution")  # in a resumed run
 
     experiment: Experiment
     data: Path | None = None
@@ -44,10 +45,7 @@ class AblateRequest:
     host: Annotated[bool, about("Measure the cells' latency on this computer's CPU.", flags=("--host/--no-host",))] = (
         True
     )
-    torch_device: Annotated[
-        str, about("Device to train on, as torch names it; auto takes a GPU where there is one.", metavar="NAME")
-    ] = "cpu"
-    workers: Annotated[int, about("Processes that read images; 0 reads them in its own.", ge=0)] = 0
+    execution: Execution = field(default_factory=lambda: Execution("cpu", channels_last=True, validate_every=0))
 
     def __post_init__(self) -> None:
         check(self)

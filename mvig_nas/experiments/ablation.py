@@ -22,7 +22,6 @@ from mvig_nas.finalists.request import short_recipe
 from mvig_nas.image_data import check_same_classes, read_split
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.ranking.stand_alone_training import StandAlonePlan, stand_alone
-from mvig_nas.recipes import Execution
 from mvig_nas.training import Progress
 
 COMMAND = "ablate"
@@ -258,8 +257,8 @@ def _training(request: AblateRequest) -> StandAlonePlan:
     train_images, val_images = read_split(request.data, "train"), read_split(request.data, "val")
     check_same_classes(train_images, val_images)
     recipe = short_recipe(experiment.plan, request.epochs or experiment.epochs, 0, len(train_images))
-    execution = Execution(torch_device=request.torch_device, workers=request.workers, validate_every=0)
-    return StandAlonePlan(train_images, val_images, recipe, tuple(range(request.seeds or experiment.seeds)), execution)
+    seeds = tuple(range(request.seeds or experiment.seeds))
+    return StandAlonePlan(train_images, val_images, recipe, seeds, request.execution)
 
 
 def _operators(experiment: Experiment, folder: Path, told: OnProgress) -> list[dict[str, Any]]:
