@@ -14,6 +14,7 @@ from mvig_nas.cli.output import print_json, print_table
 from mvig_nas.cli.progress import Bar
 from mvig_nas.cli.training_options import NO_OPTIONS, OF_SINGLE_NETWORKS
 from mvig_nas.experiments import AblateRequest
+from mvig_nas.experiments.ablate_request import EXECUTION
 
 if TYPE_CHECKING:
     from mvig_nas.experiments import Ablation, AblationProgress
@@ -52,7 +53,7 @@ def ablate(
         saved = run_folder.reopen(resumed_folder(out), COMMAND, AblateRequest)
         request = values.changed(replace(saved, experiment=loaded, data=data or saved.data), changes)
     else:
-        request = AblateRequest(loaded, **asked)
+        request = AblateRequest(loaded, **{**asked, "execution": values.changed(EXECUTION, asked.get("execution", {}))})
     if dry_run:
         _print_cells(experiments.prepare(request), request)
         return

@@ -1,6 +1,6 @@
 """What `ablate` is asked for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -8,6 +8,8 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.experiments.experiment import Experiment
 from mvig_nas.recipes import Execution
 from mvig_nas.values import about, check
+
+EXECUTION = Execution("cpu", channels_last=True, validate_every=0)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class AblateRequest:
     host: Annotated[bool, about("Measure the cells' latency on this computer's CPU.", flags=("--host/--no-host",))] = (
         True
     )
-    execution: Execution = field(default_factory=lambda: Execution("cpu", channels_last=True, validate_every=0))
+    execution: Execution = EXECUTION
 
     def __post_init__(self) -> None:
         check(self)
