@@ -60,7 +60,7 @@ def ablate(
     folder = out or run_folder.new_folder(loaded.name, 0)
     again = shlex.join(["mvig-nas", "ablate", experiment, "--out", str(folder), "--resume"])
     try:
-        with Bar("cells", hidden=as_json) as bar:
+        with Bar("cells", "parts", hidden=as_json) as bar:
             found = experiments.ablate(request, folder, resume=resume, on_progress=_Shown(bar))
     except (KeyboardInterrupt, StopTraining):
         click.echo(f"\nstopped; every finished training is in {folder}. To go on: {again}", err=True)
@@ -80,7 +80,7 @@ class _Shown:
         self._bar = bar
 
     def __call__(self, state: "AblationProgress") -> None:
-        self._bar.show(state.done, state.total, state.text, state.step)
+        self._bar.show(state.done, state.total, state.text, state.step, state.counted)
 
 
 def _print_cells(prepared: "Prepared", request: AblateRequest) -> None:

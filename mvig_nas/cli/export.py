@@ -60,7 +60,7 @@ def export(
             raise click.UsageError(f"--{name.replace('_', '-')} is of a single package.", ctx)
     folder = out or Path(path.stem)
     try:
-        with Bar("exporting", hidden=as_json) as bar:
+        with Bar("exporting", "packages", hidden=as_json) as bar:
             done = export_all(
                 read_architectures(path),
                 folder,

@@ -51,7 +51,7 @@ def train_finalists(
 
     run, data = request.run, request.data
     try:
-        with Bar("epochs", hidden=as_json) as bar:
+        with Bar("finalists", "epochs", hidden=as_json) as bar:
             found = hold(request, resources, resume=resume, on_progress=_Shown(bar))
     except KeyboardInterrupt:
         click.echo(

@@ -61,7 +61,7 @@ def measure(
     backends = measuring.open_backends(backend, udids, backend_options)
     named = [target for name in targets for target in measuring.targets_of(name)]
     try:
-        with Bar("measuring", hidden=as_json) as bar:
+        with Bar("measuring", "timings", hidden=as_json) as bar:
             session = measuring.measure(named, backends, log, measure_settings, on_progress=partial(_show, bar))
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; measured networks are in {log}. To go on, run the same command again.", err=True)

@@ -56,7 +56,7 @@ def run(
     folder = out or run_folder.new_folder(images.resolve().name, request.seed)
     again = shlex.join(["mvig-nas", "run", str(images), "--out", str(folder), "--resume"])
     try:
-        with Bar("images", hidden=as_json) as bar:
+        with Bar("images", "images", hidden=as_json) as bar:
             if dry_run:
                 with TemporaryDirectory() as scratch:
                     plan = pipeline.prepare(request, Path(scratch), on_step=_Shown(bar))
@@ -91,10 +91,10 @@ class _Shown:
         self._bar = bar
 
     def __call__(self, state: "StepShown") -> None:
-        if state.step in ("images", "retrain") and state.text:
+        if state.is_news:
             self._bar.line(state.text)
             return
-        self._bar.show(state.done, state.total, state.text, state.step)
+        self._bar.show(state.done, state.total, state.text, state.step, state.counted)
 
 
 def _print_plan(request: RunRequest, plan: "RunPlan") -> None:

@@ -93,7 +93,7 @@ def search(
     # Ray tells of dead workers on standard output, which is for the result
     told: Any = nullcontext() if request.evaluator == "local" else redirect_stdout(sys.stderr)
     try:
-        with told, Bar("scoring", hidden=as_json) as bar:
+        with told, Bar("scoring", "networks", hidden=as_json) as bar:
             done = run_search(request, folder, resume=resume, on_candidate=_Shown(bar))
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; every scored candidate is saved. To go on: {_resume(request, folder)}", err=True)

@@ -114,7 +114,7 @@ def rank(supernets: tuple[Path, ...], request: RankRequest, as_json: bool, execu
 
     request = replace(request, supernets=supernets)
     go_on = f"give the same command again; what is trained is in {request.folder}."
-    with shown("stand-alone", go_on, hidden=as_json, also_between=True) as show:
+    with shown("stand-alone", go_on, hidden=as_json) as show:
         ranking = rank_networks(
             request,
             execution,

@@ -96,21 +96,16 @@ def is_first() -> bool:
 
 
 @contextmanager
-def shown(title: str, go_on: str, *, hidden: bool = False, also_between: bool = False) -> "Iterator[TrainingShown]":
-    """A bar for a training; one that is asked to stop exits with 130 and says how to go on.
-
-    With `also_between`, Ctrl-C does so too while nothing is trained.
-    """
+def shown(title: str, go_on: str, *, hidden: bool = False) -> "Iterator[TrainingShown]":
+    """A bar for a training; one that is asked to stop exits with 130 and says how to go on."""
     from mvig_nas.training import StopTraining
 
-    stops: tuple[type[BaseException], ...] = (StopTraining, *((KeyboardInterrupt,) if also_between else ()))
-
     try:
-        with Bar(title, hidden=hidden or not is_first()) as bar:
+        with Bar(title, "steps", hidden=hidden or not is_first()) as bar:
             yield TrainingShown(bar, title)
-    except stops as stop:
+    except (StopTraining, KeyboardInterrupt) as stop:
         if is_first():
-            click.echo(f"{str(stop) or 'stopped.'}\nTo go on: {go_on}", err=True)
+            click.echo(f"{str(stop) or 'stopped at once; the last checkpoint is kept.'}\nTo go on: {go_on}", err=True)
         sys.exit(130)
 
 
@@ -129,9 +124,8 @@ class TrainingShown:
         if state.message:
             self.bar.line(f"{title}: {state.message}")
             return
-        rate = f"loss {state.loss:.3f}, {state.images_per_second:.0f} images/s, {state.waiting:.0%} waiting for them"
-        self.bar.show(state.step, state.steps, rate, title)
+        self.bar.show(state.step, state.steps, state.pace, title, state.counted)
         now = time.monotonic()
         if not self.bar.is_drawn and now - self._last > self._SECONDS_BETWEEN_LINES:
             self._last = now
-            self.bar.line(f"{title}: step {state.step} of {state.steps}, {rate}")
+            self.bar.line(f"{title}: {state.counted}, step {state.step} of {state.steps}, {state.pace}")

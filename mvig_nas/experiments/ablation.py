@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -32,12 +32,13 @@ CELLS, SUMMARY, HOST_LOG, OPERATORS_FILE, TRAININGS = (
 
 @dataclass(frozen=True)
 class AblationProgress:
-    """Where an experiment stands: `done` of `total` parts of a step, and what it does now."""
+    """Where an experiment stands: `done` of `total` parts of a step, what it does now, and how a bar counts that."""
 
     step: str
     done: int
     total: int
     text: str = ""
+    counted: str = ""
 
 
 OnProgress = Callable[[AblationProgress], None]
@@ -222,7 +223,7 @@ def ablate(
             hosts = host_latencies(
                 architectures,
                 folder / HOST_LOG,
-                lambda state: told(AblationProgress("host latency", state.done, state.total, state.now)),
+                lambda state: told(AblationProgress("host latency", state.done, state.total, state.now, "timings")),
             )
     results = [
         CellResult(cell, cost, hosts.get(cell.architecture.fingerprint))
@@ -240,7 +241,7 @@ def ablate(
     for index, result in enumerate(results if prepared.training is not None else ()):
         plan = prepared.training
         assert plan is not None
-        top1 = _trained(result.cell, plan, folder, _told_of(told, index, len(results), result.cell.name))
+        top1 = _trained(result.cell, plan, folder, _told_of(told, index, len(results), result.cell.name, plan.seeds))
         disturbed = {
             name: tuple(_disturbed(result.cell.architecture, plan, folder, name))
             for name in request.experiment.disturbances
@@ -266,7 +267,7 @@ def _operators(experiment: Experiment, folder: Path, told: OnProgress) -> list[d
         return []
     path = folder / OPERATORS_FILE
     if not path.is_file():
-        told(AblationProgress("operators", 0, 1, "alone"))
+        told(AblationProgress("operators", 0, 1, "each alone", "all operators"))
         save(path, json.dumps(operators_alone(experiment.operator), indent=1) + "\n")
     content = read_json(path, "the operators' times", "remove it, and they are measured again")
     return values.read(list[dict[str, Any]], content, str(path))
@@ -286,10 +287,20 @@ def _disturbed(architecture: Architecture, plan: StandAlonePlan, folder: Path, n
         yield disturbed_top1(own, architecture, plan, name)
 
 
-def _told_of(told: OnProgress, index: int, total: int, name: str) -> Callable[[int, Progress], None]:
-    return lambda seed, progress: told(
-        AblationProgress("training", index, total, f"{name}, seed {seed}, step {progress.step} of {progress.steps}")
-    )
+def _told_of(
+    told: OnProgress, index: int, cells: int, name: str, seeds: Sequence[int]
+) -> Callable[[int, Progress], None]:
+    total = cells * len(seeds)
+
+    def tell(seed: int, progress: Progress) -> None:
+        before = index * len(seeds) + seeds.index(seed)
+        counted = f"training {before + 1}/{total}, {progress.counted}"
+        text = progress.message or f"{name}, seed {seed}, {progress.pace}"
+        told(
+            AblationProgress("training", before * progress.steps + progress.step, total * progress.steps, text, counted)
+        )
+
+    return tell
 
 
 def _silent(_: AblationProgress) -> None:

@@ -47,12 +47,17 @@ _TIMED_STEPS = 8
 
 @dataclass(frozen=True)
 class StepShown:
-    """State of a run: `done` of `total` parts of the step called `step`; `text` is the latest news of it."""
+    """State of a run: `done` of `total` parts of the step called `step`, and `text` of it.
+
+    `counted` says what the parts are, for example "epoch 3/30". A text that `is_news` is worth a line that stays.
+    """
 
     step: str
     done: int
     total: int
     text: str = ""
+    counted: str = ""
+    is_news: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def prepare(request: RunRequest, folder: Path, *, on_step: OnStep | None = None)
     ArchitectureLatency.load(request.device)
     data = _split(request, folder, told)
     images = read_split(data, "train")
-    told(StepShown("timing", 0, 1, "some training steps"))
+    told(StepShown("timing", 0, 1, "which tells how long all will take", "some training steps"))
     speed = _speed(space, images, gpu)
     plan = make_plan(request, space_name, len(images), speed)
     save(folder / PLAN, json.dumps(values.plain(plan), indent=1) + "\n")
@@ -154,7 +159,8 @@ def _split(request: RunRequest, folder: Path, told: OnStep) -> Path:
         request.images, folder / IMAGES, on_progress=lambda done, total: told(StepShown("images", done, total))
     )
     if made.unreadable:
-        told(StepShown("images", 1, 1, f"left out, as they cannot be read: {', '.join(made.unreadable)}"))
+        text = f"left out, as they cannot be read: {', '.join(made.unreadable)}"
+        told(StepShown("images", 1, 1, text, is_news=True))
     return made.folder
 
 
@@ -210,7 +216,8 @@ class _Steps:
             )
 
             def on_candidate(state: Any) -> None:
-                self.told(StepShown("search", state.evaluated, self.plan.evaluations))
+                counted = f"network {state.evaluated:,}/{self.plan.evaluations:,}"
+                self.told(StepShown("search", state.evaluated, self.plan.evaluations, counted=counted))
 
             done = run_search(asked, own, resume=(own / run_folder.FILE).is_file(), on_candidate=on_candidate)
             if done.study.winner is None:
@@ -239,7 +246,8 @@ class _Steps:
             def on_progress(state: Any) -> None:
                 epochs[state.fingerprint] = state.epoch
                 text = f"{state.done} of {state.total} trainings ended, best top-1 {state.best:.1%}"
-                self.told(StepShown("finalists", sum(epochs.values()), state.total * state.epochs, text))
+                done, total = sum(epochs.values()), state.total * state.epochs
+                self.told(StepShown("finalists", done, total, text, f"epoch {done}/{total} of all"))
 
             hold(asked, resources, resume=(own / run_folder.FILE).is_file(), on_progress=on_progress)
         return own / "winner.json"
@@ -269,13 +277,16 @@ class _Steps:
             shutil.rmtree(own, ignore_errors=True)  # of a training that was killed before its first checkpoint
 
         def on_progress(progress: Any) -> None:
-            self.told(StepShown("retrain", progress.step, progress.steps, progress.message or ""))
+            message = progress.message
+            text = message or progress.pace
+            shown = StepShown("retrain", progress.step, progress.steps, text, progress.counted, message is not None)
+            self.told(shown)
 
         retrain(asked, own, on_progress=on_progress)
 
     def packaged(self) -> RunResult:
         """Write the package, check it and say what came."""
-        self.told(StepShown("export", 0, 1))
+        self.told(StepShown("export", 0, 1, counted="one package"))
         model = read_model(self.folder / TRAINED)
         package = self.folder / f"{self.request.images.resolve().name}{SUFFIX}"
         if not (self.folder / SUMMARY).is_file():
@@ -302,7 +313,7 @@ class _Steps:
         )
         self._report(result, architecture, latency)
         save(self.folder / SUMMARY, json.dumps(values.plain(result), indent=1) + "\n")
-        self.told(StepShown("export", 1, 1))
+        self.told(StepShown("export", 1, 1, counted="one package"))
         return result
 
     def _report(self, result: RunResult, architecture: Architecture, latency: ArchitectureLatency) -> None:

@@ -151,8 +151,8 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether SIGTERM, SIGHUP or Ctrl-C came.
+def stop_requests(on_request: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """A function that tells whether SIGTERM, SIGHUP or Ctrl-C came; `on_request` is called when the first does.
 
     The step in flight is finished first; a second signal does not wait for it. A SIGHUP that is ignored, as nohup has
     it, stays so.
@@ -164,6 +164,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         if asked:
             signal.default_int_handler(number, _frame)
         asked = True
+        with contextlib.suppress(RuntimeError):  # the signal came while the stream that it would print on was written
+            on_request()
 
     before: dict[int, Any] = {}
     try:

@@ -225,9 +225,10 @@ def train_alone(
     inherited = None
     if knowledge.first is not None:
         inherited = knowledge.first.give_to(network)
-        if on_progress is not None and not execution.resume and Process.start(execution.torch_device).is_first:
-            steps = steps_of(stream, recipe)
-            on_progress(Progress(0, steps, 0.0, math.nan, 0.0, 0.0, 0.0, f"{inherited}"))
+        process = Process.start(execution.torch_device)
+        if on_progress is not None and not execution.resume and process.is_first:
+            of = (steps_of(stream, recipe), 0.0, recipe.epochs)
+            on_progress(Progress(0, *of, math.nan, 0.0, 0.0, 0.0, process.device.type, f"{inherited}"))
     identity: dict[str, Any] = {"architecture": architecture.to_dict()}
     ask: AskTeacher | None = None
     if teacher is not None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,18 +22,32 @@ _DIGITS = 12  # of a step's number
 class Progress:
     """State of a training after a step.
 
-    `images_per_second` counts images of this run, over all processes; `waiting` is the share of its time spent waiting
-    for images. A `message`, of a rollback or a validation, comes by itself: the figures beside it say nothing.
+    `epoch` of `epochs` is how far the training is, with a fraction; `images_per_second` counts images of this run, over
+    all processes; `waiting` is the share of its time spent waiting for images; `device` is the kind that trains, as
+    torch names it. A `message`, of a rollback, a validation or a
+    stop, comes by itself: the figures beside it say nothing.
     """
 
     step: int
     steps: int
     epoch: float
+    epochs: int
     loss: float
     learning_rate: float
     images_per_second: float
     waiting: float
+    device: str
     message: str | None = None
+
+    @property
+    def counted(self) -> str:
+        """What a bar counts: the epoch that the last step is of."""
+        return f"epoch {min(max(math.ceil(self.epoch), 1), self.epochs)}/{self.epochs}"
+
+    @property
+    def pace(self) -> str:
+        """What a bar tells besides."""
+        return f"{self.images_per_second:.0f} images/s on {self.device}, loss {self.loss:.3f}"
 
 
 class Log:

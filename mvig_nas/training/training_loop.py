@@ -83,7 +83,8 @@ def train(
         identity: plain values that name what is trained; a resumed training must have the same.
         execution: how to do it, and whether to go on from the checkpoint in `folder`.
         validate: called in every process at the end, and before that every `execution.validate_every` epochs.
-        on_progress: called in the first process after every step, validation and rollback.
+        on_progress: called in the first process after every step, validation and rollback, and when a signal asks to
+            stop.
 
     Raises:
         MvigNasError: `folder` holds a training that is not to be resumed; it is not the same training; the loss
@@ -101,7 +102,7 @@ def train(
         on_progress=on_progress,
     )
     on_cpu = run.process.device.type == "cpu"
-    with stop_requests() as stopped, freed_memory_kept() if on_cpu else contextlib.nullcontext():
+    with stop_requests(run.tell_of_stop) as stopped, freed_memory_kept() if on_cpu else contextlib.nullcontext():
         return run(stopped)
 
 
@@ -178,6 +179,15 @@ class _Run:
             if self.saved != self.done:
                 self._save()
         return Outcome(self._averaged, self.model, tuple(self.rollbacks), time.monotonic() - began)
+
+    def tell_of_stop(self) -> None:
+        """Say at once that a signal was heard."""
+        self._show(
+            math.nan,
+            0.0,
+            0.0,
+            "stopping after this step, which is saved; a second Ctrl-C goes back to the last checkpoint",
+        )
 
     @property
     def _averaged(self) -> nn.Module:
@@ -415,7 +425,9 @@ class _Run:
     def _show(self, loss: float, rate: float, waiting: float, message: str | None = None) -> None:
         if self.on_progress is not None and self.process.is_first:
             epoch = self.done * self.recipe.epochs / self.steps
-            self.on_progress(Progress(self.done, self.steps, epoch, loss, self._rate, rate, waiting, message))
+            device, epochs = self.process.device.type, self.recipe.epochs
+            shown = Progress(self.done, self.steps, epoch, epochs, loss, self._rate, rate, waiting, device, message)
+            self.on_progress(shown)
 
 
 def _told(loss: float, is_finite: bool) -> str:

@@ -1,7 +1,9 @@
 """What the commands show: 80 columns without a broken word, names in the help, and completion."""
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +138,36 @@ def test_the_documented_commands_run_in_two_processes(command: list[str], tmp_pa
     failed = subprocess.run(refused, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "give --batch-size 32" in failed.stderr
     assert not (tmp_path / "other").exists()
+
+
+def on_a_terminal(arguments: list[str], folder: Path, columns: int) -> list[str]:
+    """What a command draws, line by line, on a terminal of so many columns."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
+    command = [sys.executable, "-m", "mvig_nas", *arguments]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=its, stderr=its)
+    os.close(its)
+    drawn = b""
+    with contextlib.suppress(OSError):  # the terminal is gone when the command has ended
+        while part := os.read(ours, 65536):
+            drawn += part
+    os.close(ours)
+    assert process.wait() == 0, drawn.decode()
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.decode()))
+
+
+def test_a_bar_counts_epochs_and_fits_80_columns(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", train=32)
+    (tmp_path / "arch.json").write_text(SPACE.largest.to_json())
+    training = ["retrain", "arch.json", "--data", "images", "--plan", "small", "--epochs", "3", "--workers", "0"]
+    lines = on_a_terminal([*training, "--torch-device", "cpu", "--validate-every", "0", "--out", "run"], tmp_path, 80)
+    bars = [line for line in lines if "left" in line]
+    assert bars
+    assert all(len(line) <= 80 for line in bars)
+    assert any(re.search(r"^training \S+ epoch 3/3 .* left \d+ images/s on cpu", line) for line in bars), bars

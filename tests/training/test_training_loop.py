@@ -256,9 +256,16 @@ class TestInterruption:
     def test_signals_save_and_stop(self, number: int, images: LabelledImages, tmp_path: Path, whole: Path) -> None:
         handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
         folder = tmp_path / "run"
-        ask = at_step(7, lambda: os.kill(os.getpid(), number))
+        at_7 = at_step(7, lambda: os.kill(os.getpid(), number))
+        told: list[str] = []
+
+        def ask(progress: Progress) -> None:
+            told.extend([] if progress.message is None else [progress.message])
+            at_7(progress)
+
         with pytest.raises(StopTraining, match="training was stopped at step 7 of 45 and has been saved"):
             train_pixels(images, PIXELS, folder, on_progress=ask)
+        assert told == ["stopping after this step, which is saved; a second Ctrl-C goes back to the last checkpoint"]
         assert read_checkpoint(folder)["step"] == 7
         assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
         train_pixels(images, PIXELS, folder, execution=RESUMED)
@@ -785,6 +792,9 @@ class TestLog:
         assert seen[-1].epoch == PIXELS.epochs
         assert all(progress.steps == 45 and progress.images_per_second > 0 for progress in seen)
         assert all(0 < progress.waiting < 1 for progress in seen)
+        assert seen[0].counted == f"epoch 1/{PIXELS.epochs}"
+        assert seen[-1].counted == f"epoch {PIXELS.epochs}/{PIXELS.epochs}"
+        assert all(progress.pace.startswith(f"{progress.images_per_second:.0f} images/s on cpu") for progress in seen)
         assert seen[-1].loss < 0.8 * seen[0].loss
 
 
