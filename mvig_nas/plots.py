@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 INK, MUTED, ACCENT, BAND = "#1d2733", "#9fb0c3", "#d1495b", "#00798c"
 
@@ -32,6 +34,22 @@ def panels(labels: Sequence[tuple[str, str]], height: float) -> "tuple[Figure, l
             axes.spines[side].set_visible(False)
         found.append(axes)
     return figure, found
+
+
+def legend(axes: "Axes") -> None:
+    """A legend of what has been drawn, where it hides least; none where nothing that was drawn has a name."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="best", facecolor="white", edgecolor="white", framealpha=0.85)
+
+
+def logarithmic(axes: "Axes", which: str = "xy") -> None:
+    """Make the axes named logarithmic, with ticks at 1, 2 and 5 of each power of ten, written as plain numbers."""
+    for name in which:
+        axes.set(**{f"{name}scale": "log"})
+        axis: Axis = getattr(axes, f"{name}axis")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def png(figure: Figure) -> bytes:

@@ -1,6 +1,6 @@
 """The page and the plot of an experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from mvig_nas.experiments.ablation import Ablation, CellResult
 from mvig_nas.experiments.intervals import Estimate, mean_estimate
 from mvig_nas.files import save
-from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, png
+from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, legend, logarithmic, png
 from mvig_nas.report.html import document, image, table
 
 REPORT, PLOT = "report.html", "cells.png"
@@ -115,16 +115,40 @@ def outside_notes(found: Ablation) -> list[str]:
 
 
 def cells_png(found: Ablation) -> bytes:
-    """Top-1 against predicted latency where cells were trained, else predicted latency by cell; with intervals."""
-    if any(each.top1 for each in found.results):
+    """Top-1 where cells were trained, by cell if these are matched and else against latency; else predicted latency."""
+    if not any(each.top1 for each in found.results):
+        return _by_cell(
+            found,
+            f"predicted latency on {found.device} (ms)",
+            lambda each: (each.costs.predicted_ms, *each.costs.interval_ms),
+        )
+    if found.experiment.match is None:
         return _top1_png(found)
-    figure, axes = figure_axes(f"predicted latency on {found.device} (ms)", "", height=1.4 + 0.3 * len(found.results))
+
+    def top1(each: CellResult) -> tuple[float, float | None, float | None] | None:
+        if not each.top1:
+            return None
+        estimate = mean_estimate(each.top1).scaled(100)
+        return estimate.value, estimate.low, estimate.high
+
+    return _by_cell(found, f"top-1 (%) at equal {found.experiment.match}", top1)
+
+
+def _by_cell(
+    found: Ablation, label: str, value: Callable[[CellResult], tuple[float, float | None, float | None] | None]
+) -> bytes:
+    """A row for each cell: what `value` says of it, with its interval."""
+    figure, axes = figure_axes(label, "", height=1.4 + 0.3 * len(found.results))
     for position, each in enumerate(reversed(found.results)):
-        low, high = each.costs.interval_ms
-        color = ACCENT if each is found.reference else BAND
-        axes.hlines(position, low, high, color=MUTED, linewidth=3)
-        axes.scatter([each.costs.predicted_ms], [position], color=color, zorder=3)
+        told = value(each)
+        if told is None:
+            continue
+        middle, low, high = told
+        if low is not None and high is not None:
+            axes.hlines(position, low, high, color=MUTED, linewidth=3)
+        axes.scatter([middle], [position], color=ACCENT if each is found.reference else BAND, zorder=3)
     axes.set_yticks(range(len(found.results)), [each.cell.name for each in reversed(found.results)])
+    axes.set_ylim(-0.6, len(found.results) - 0.4)
     return png(figure)
 
 
@@ -134,9 +158,8 @@ def operators_png(operators: Sequence[Mapping[str, Any]]) -> bytes:
     for row, color in zip(operators, (BAND, ACCENT, INK, MUTED, "#edae49", "#8d6a9f"), strict=False):
         values = [each["value"] for each in row["host_ms"]]
         axes.plot([size**2 for size in row["maps"]], values, marker="o", color=color, label=row["operator"])
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.legend(fontsize=8, frameon=False)
+    logarithmic(axes)
+    legend(axes)
     return png(figure)
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
-from mvig_nas.plots import ACCENT, BAND, MUTED, figure_axes, png
+from mvig_nas.plots import ACCENT, BAND, MUTED, figure_axes, legend, png
 from mvig_nas.standard_error import standard_error
 
 State = Literal["finished", "stopped", "failed"]
@@ -159,7 +159,7 @@ def learning_curves_png(found: Finalists) -> bytes:
         )
         axes.plot(epochs, top1, marker="o", markersize=3, label=label, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right")
+    legend(axes)
     return png(figure)
 
 

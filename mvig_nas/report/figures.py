@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, png
+from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, legend, logarithmic, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,39 +31,50 @@ def score_latency_png(study: "Study", presets: Sequence[Mapping[str, Any]], mean
     axes.scatter([c.latency_ms for c in scored], [_score(c) for c in scored], s=14, color=MUTED, label="scored")
     front = study.front
     axes.step([c.latency_ms for c in front], [_score(c) for c in front], where="post", color=BAND, label="front")
-    presets = [preset for preset in presets if preset["score"] is not None]
-    axes.scatter(
-        [preset["latency_ms"] for preset in presets],
-        [preset["score"] for preset in presets],
-        marker="s",
-        s=34,
-        color=INK,
-        label="published networks",
-        zorder=3,
-    )
-    for preset in presets:
-        axes.annotate(
-            preset["name"],
-            (preset["latency_ms"], preset["score"]),
-            textcoords="offset points",
-            xytext=(6, -10),
-            fontsize=8,
-            color=INK,
-        )
+    if study.settings.budget.latency_ms is not None:
+        axes.axvline(study.settings.budget.latency_ms, color=INK, linestyle=":", linewidth=1, label="budget")
+    _published(axes, presets)
     winner = study.winner
     if winner is not None and winner.score is not None:
         axes.scatter([winner.latency_ms], [winner.score], marker="*", s=170, color=ACCENT, label="winner", zorder=4)
-        if winner.interval_ms is not None:
+        # without a budget it tells little, and is so wide that the front would be a corner of the picture
+        if winner.interval_ms is not None and study.settings.budget.latency_ms is not None:
             low, high = winner.interval_ms
             axes.hlines(winner.score, low, high, color=ACCENT, linewidth=1.2, label="its 80 % interval")
         error = meaning.standard_error(winner.score)
         if error is not None:
             bounds = winner.score - 2 * error, winner.score + 2 * error
             axes.vlines(winner.latency_ms, *bounds, color=ACCENT, linewidth=1.2, label="two standard errors")
-    if study.settings.budget.latency_ms is not None:
-        axes.axvline(study.settings.budget.latency_ms, color=INK, linestyle=":", linewidth=1, label="budget")
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    legend(axes)
     return png(figure)
+
+
+def _published(axes: "Axes", presets: Sequence[Mapping[str, Any]]) -> None:
+    """The published networks that lie near what is drawn already; those far off would press it into a corner."""
+    (low, high), _ = axes.get_xlim(), axes.get_ylim()
+    reach = high - low
+    near = [
+        preset
+        for preset in presets
+        if preset["score"] is not None and low - reach / 2 <= preset["latency_ms"] <= high + reach / 2
+    ]
+    if not near:
+        return
+    latencies_ms = [preset["latency_ms"] for preset in near]
+    scores = [preset["score"] for preset in near]
+    axes.scatter(latencies_ms, scores, marker="s", s=34, color=INK, label="published networks", zorder=3)
+    middle = sum(axes.get_xlim()) / 2
+    for preset in near:
+        is_right = preset["latency_ms"] > middle  # its name goes to the left, where the picture does not end
+        axes.annotate(
+            preset["name"],
+            (preset["latency_ms"], preset["score"]),
+            textcoords="offset points",
+            xytext=(-6 if is_right else 6, -10),
+            ha="right" if is_right else "left",
+            fontsize=8,
+            color=INK,
+        )
 
 
 def best_so_far_png(study: "Study", meaning: "Meaning") -> bytes:
@@ -72,6 +83,7 @@ def best_so_far_png(study: "Study", meaning: "Meaning") -> bytes:
     _percent(axes, meaning)
     series = [(count, best) for count, best in enumerate(study.best_so_far, start=1) if best is not None]
     axes.step([count for count, _ in series], [best for _, best in series], where="post", color=BAND)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if series:
         axes.scatter([series[-1][0]], [series[-1][1]], color=ACCENT, zorder=3)
     return png(figure)
@@ -85,6 +97,8 @@ def calibration_png(measured_ms: NDArray[Any], held_out: "HeldOut", device: str)
         (inside, BAND, "measurement inside the 80 % interval"),
         (~inside, ACCENT, "measurement outside"),
     ):
+        if not rows.any():
+            continue
         predicted = held_out.predicted_ms[rows]
         reach = [predicted - held_out.lower_ms[rows], held_out.upper_ms[rows] - predicted]
         axes.errorbar(
@@ -94,9 +108,8 @@ def calibration_png(measured_ms: NDArray[Any], held_out: "HeldOut", device: str)
     ends = [float(measured_ms.min()), float(measured_ms.max())]
     axes.plot(ends, ends, color=INK, linewidth=1, label="equal")
     axes.fill_between(ends, [0.9 * end for end in ends], [1.1 * end for end in ends], color=MUTED, alpha=0.3)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    logarithmic(axes)
+    legend(axes)
     return png(figure)
 
 
@@ -109,11 +122,11 @@ def learning_curve_png(points: Sequence[Mapping[str, Any]]) -> bytes:
         errors = [100 * point["median_error"] for point in own]
         axes.plot([point["networks"] for point in own], errors, marker="o", color=color, label=name)
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    logarithmic(axes, "y")
     ticks = sorted({point["networks"] for point in points})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.legend(fontsize=8, frameon=False)
+    axes.xaxis.set_minor_locator(NullLocator())
+    legend(axes)
     return png(figure)
 
 

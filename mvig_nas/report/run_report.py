@@ -6,7 +6,7 @@ from typing import Any
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.latency import ArchitectureLatency
-from mvig_nas.report.html import document, image, table
+from mvig_nas.report.html import document, facts, image, stage_costs
 from mvig_nas.report.search_report import latency_note, outside_note
 
 
@@ -41,11 +41,11 @@ def run_page(
     parts = [
         f"<h1>A network for {escape(device)}</h1>",
         "<h2>What was asked for</h2>",
-        _facts(asked),
+        facts(asked),
         "<h2>What came of it</h2>",
-        _facts(outcome),
+        facts(outcome),
         "<h2>Where the milliseconds go</h2>",
-        _stages(architecture, latency),
+        stage_costs(architecture, latency),
         f"<p class=note>{escape(latency_note(latency))}</p>",
     ]
     outside = latency.outside([architecture])[0]
@@ -54,18 +54,3 @@ def run_page(
     parts += [image(title, png) for title, png in plots.items()]
     parts.append(f"<h2>How it was made</h2><p><code>{escape(command)}</code></p>")
     return document(f"mvig-nas: a network for {device}", parts)
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td class=fact>{escape(text)}</td></tr>" for name, text in facts.items()
-    )
-    return f"<table>{rows}</table>"
-
-
-def _stages(architecture: Architecture, latency: ArchitectureLatency) -> str:
-    rows = [
-        ("", [part.name, part.shape, f"{part.parameters:,}", f"{part.macs:,}", f"{part.latency_ms:.3f}"])
-        for part in latency.by_stage(architecture)
-    ]
-    return table(["part", "output", "parameters", "MACs", "predicted ms"], rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from mvig_nas.files import save
-from mvig_nas.plots import ACCENT, BAND, INK, MUTED, panels, png
+from mvig_nas.plots import ACCENT, BAND, INK, MUTED, legend, panels, png
 from mvig_nas.training.training_log import FILE, VALIDATION
 
 PICTURE = "learning_curves.png"
@@ -76,7 +76,7 @@ def learning_curves_png(losses: Rows, validations: Rows) -> bytes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set_xlim(left=0)
         if len(columns) > 1:
-            axes.legend(fontsize=8, frameon=False)
+            legend(axes)
     return png(figure)
 
 
