@@ -35,7 +35,8 @@ def trace(module: nn.Module, input_shape: Sequence[int]) -> tuple[Kernel, ...]:
         input_shape: (3, H, W) or (1, 3, H, W).
 
     Raises:
-        MvigNasError: `input_shape` is not one image's.
+        MvigNasError: `input_shape` is not one image's, or the network cannot run at that size, as one whose positions
+            are learned for another.
     """
     shape = tuple(int(size) for size in input_shape)
     if len(shape) == 3:
@@ -51,9 +52,21 @@ def trace(module: nn.Module, input_shape: Sequence[int]) -> tuple[Kernel, ...]:
             recorder = Recorder(twin)
             source = recorder.add_input(image)
             with recorder, Composites(recorder):
-                output = twin(image)
+                output = _run(twin, image)
     results = [recorder.value_of(leaf) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     return emit([value for value in results if isinstance(value, Node)], source, recorder.sizes)
+
+
+def _run(network: nn.Module, image: Tensor) -> Any:
+    try:
+        return network(image)
+    except (RuntimeError, AssertionError, ValueError) as error:  # what torch and timm raise where sizes do not fit
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+        height, width = image.shape[2:]
+        raise MvigNasError(
+            f"the network must run at {height} x {width} px, got: {first}; give the size that it was built for, or "
+            "build it for this one"
+        ) from error
 
 
 def _twin(module: nn.Module, device: str) -> nn.Module:

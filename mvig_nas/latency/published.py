@@ -183,11 +183,8 @@ def _traced(network: TimmNetwork) -> KernelList:
             module = timm.create_model(name)
     try:
         return kernels.trace(module, (3, network.resolution, network.resolution))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MvigNasError(
-            f"{name} must run at the row's resolution, {network.resolution}, got: {first}; correct the resolution."
-        ) from error
+    except MvigNasError as error:
+        raise MvigNasError(f"{name} at the row's resolution: {error}") from error
 
 
 def _known(name: str) -> str:

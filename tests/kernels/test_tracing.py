@@ -183,6 +183,24 @@ def test_the_module_is_left_alone() -> None:
     assert fused < sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        Calls(lambda self, x: self.conv(x) + torch.ones(1, 4, 6, 6), conv=nn.Conv2d(3, 4, 3)),
+        "deit_tiny_patch16_224",  # timm's own check
+        "efficientformer_l1",  # a table of attention biases
+    ],
+    ids=["sum", "deit", "efficientformer"],
+)
+def test_a_network_that_fixes_its_resolution_says_so_in_one_line(network: nn.Module | str) -> None:
+    with torch.device("meta"):
+        module = timm.create_model(network) if isinstance(network, str) else network
+    with pytest.raises(MvigNasError, match=r"the network must run at 512 x 512 px, got: .+; give the size") as caught:
+        trace(module, (3, 512, 512))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (8, 8), (1, 3, 0, 8)])
 def test_a_shape_that_is_not_one_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(MvigNasError, match=r"input_shape must be \(1, 3, H, W\) with batch 1, got"):

@@ -390,7 +390,7 @@ def test_kernels_of_a_log(tmp_path: Path) -> None:
     [
         (Package("0123456789abcdef"), "must be known to fit it, got only the fingerprint 0123456789abcdef"),
         (TimmNetwork("resnet81", 64), "has no model 'resnet81'; did you mean"),
-        (TimmNetwork("test_vit", 65), "test_vit must run at the row's resolution, 65"),
+        (TimmNetwork("test_vit", 65), "test_vit at the row's resolution: the network must run at 65 x 65 px"),
     ],
 )
 def test_networks_without_kernels_are_refused(network: Network, message: str, tmp_path: Path) -> None:
