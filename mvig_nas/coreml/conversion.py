@@ -106,22 +106,10 @@ def export(
         _describe(
             spec.description, network, options, {"weights": weights, "normalisation": normalisation, **(metadata or {})}
         )
-        finished = building / path.name
-        files = digests.read_weights(Path(model.weights_dir))
-        stated = {
-            digests.PROGRAM: digests.program_sha256(spec.mlProgram),
-            digests.WEIGHTS: digests.weights_sha256(files),
-        }
-        for name, value in stated.items():
-            spec.description.metadata.userDefined[METADATA_PREFIX + name] = value
-        with tools.quiet():
-            coremltools.utils.save_spec(spec, str(finished), weights_dir=model.weights_dir)
-        for file in finished.glob("Data/*/*.mlmodel"):
-            # protobuf orders the entries of a map anew in every process, so that equal packages would differ
-            file.write_bytes(spec.SerializeToString(deterministic=True))
+        finished = written(spec, Path(model.weights_dir), building / path.name)
         if check is not None:
             _check(check, finished, path)
-        _publish(finished, path, building)
+        published(finished, path, building, overwrite=overwrite)
     except OSError as error:
         raise _cannot_write(path, error) from error
     except RuntimeError as error:
@@ -247,7 +235,29 @@ def _check(check: Callable[[Path], object], finished: Path, path: Path) -> None:
         raise MvigNasError(f"{message} Not written to {path}: {kept}.") from error
 
 
-def _publish(finished: Path, path: Path, staging: Path) -> None:
+def written(spec: Any, weights: Path, path: Path) -> Path:
+    """Save a model with the digests of its program and weights, so that equal models make equal files."""
+    stated = {
+        digests.PROGRAM: digests.program_sha256(spec.mlProgram),
+        digests.WEIGHTS: digests.weights_sha256(digests.read_weights(weights)),
+    }
+    for name, value in stated.items():
+        spec.description.metadata.userDefined[METADATA_PREFIX + name] = value
+    with tools.quiet():
+        tools.load().utils.save_spec(spec, str(path), weights_dir=str(weights))
+    for file in path.glob("Data/*/*.mlmodel"):
+        # protobuf orders the entries of a map anew in every process, so that equal packages would differ
+        file.write_bytes(spec.SerializeToString(deterministic=True))
+    return path
+
+
+def published(finished: Path, path: Path, staging: Path, *, overwrite: bool = False) -> None:
+    """Make a finished package appear at `path`, whole or not at all.
+
+    Raises:
+        MvigNasError: `path` is taken, or no name of a package.
+    """
+    _check_path(path, overwrite)
     # coremltools makes files and folders that only their owner can read
     for part in finished.rglob("*"):
         part.chmod(0o755 if part.is_dir() else 0o644)

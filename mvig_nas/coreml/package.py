@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvig_nas.coreml import digests, tools
+from mvig_nas.coreml.compressed_constants import BLOBS, BYTES, Compressed, from_bits, is_compressed, unpacked
 from mvig_nas.coreml.details import PackageDetails
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import read_regular, read_text
@@ -37,7 +38,6 @@ _PRECISIONS = {"FLOAT16": FP16, "FLOAT32": "fp32", "BOOL": "bool", "STRING": "st
 # Of a weights file, at the offset that the program names: a mark, the type, the size in bytes, where the data is.
 _BLOB = struct.Struct("<IIQQ")
 _BLOB_MARK = 0xDEADBEEF
-_BLOB_FP16 = 1
 _MOST_BYTES = 2 * 2**30
 _NORMALISATION_TOLERANCE = 2e-3  # of normalised pixels, which reach 2.6: about one step of fp16 there
 
@@ -176,7 +176,11 @@ class SavedProgram:
             for operation in block.operations
             if operation.type == _CONSTANT_KIND
         }
-        self.nodes = [operation for operation in block.operations if operation.type != _CONSTANT_KIND]
+        self._compressed: Mapping[str, Any] = {
+            operation.outputs[0].name: operation for operation in block.operations if is_compressed(operation.type)
+        }
+        passive = (_CONSTANT_KIND, *(operation.type for operation in self._compressed.values()))
+        self.nodes = [operation for operation in block.operations if operation.type not in passive]
         self.operations = tuple(self._operation(node) for node in self.nodes)
 
     @property
@@ -190,6 +194,11 @@ class SavedProgram:
     def metadata(self) -> Mapping[str, str]:
         """The package's user-defined metadata."""
         return dict(self.description.metadata.userDefined)
+
+    def weights_bytes(self) -> int:
+        """Size of the files of the weights."""
+        folder = self._weights_folder / "weights"
+        return sum(file.stat().st_size for file in folder.rglob("*")) if folder.is_dir() else 0
 
     def check_digests(self) -> int:
         """Compare program and weights with the SHA-256 that the metadata state; how many are stated, of 2.
@@ -229,12 +238,40 @@ class SavedProgram:
         Raises:
             MvigNasError: its value cannot be read.
         """
-        if name not in self._constants:
-            return None
         try:
-            return self._value(name, self._constants[name])
+            if name in self._compressed:
+                return self.compressed(name).values
+            return self._value(name, self._constants[name]) if name in self._constants else None
         except (OverflowError, ValueError) as error:  # of a size that its shape does not have
             raise self._unreadable(f"constant {name}: {error}") from error
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether some weights are palettised or quantised."""
+        return bool(self._compressed)
+
+    def is_compressed_at(self, name: str) -> bool:
+        """Whether this constant is palettised or quantised."""
+        return name in self._compressed
+
+    def compressed(self, name: str) -> Compressed:
+        """A compressed constant that there is, unpacked as a phone does it.
+
+        Raises:
+            ValueError: it is damaged, or compressed in a way that mvig-nas does not know.
+        """
+        operation = self._compressed[name]
+        parts = {}
+        for part, given in operation.inputs.items():
+            binding = given.arguments[0]
+            is_named = binding.WhichOneof("binding") == "name"
+            parts[part] = self.constant(binding.name) if is_named else self._value(part, binding.value)
+        # iOS 16 and 17 keep the parts as attributes, newer programs as inputs
+        parts |= {part: self._value(part, value) for part, value in operation.attributes.items() if part != "name"}
+        declared = self.tensor_type(operation.outputs[0].type)
+        if declared is None or any(value is None for value in parts.values()):
+            raise ValueError(f"{operation.type} {name} lacks a part")
+        return unpacked(operation.type, {part: np.asarray(value) for part, value in parts.items()}, declared[0])
 
     def tensor_type(self, declared: Any) -> tuple[tuple[int, ...], str] | None:
         """Shape and precision that the program declares of a value; None for a label or a dictionary."""
@@ -276,30 +313,35 @@ class SavedProgram:
         shape = tuple(dimension.constant.size for dimension in tensor.dimensions)
         precision = self._precision_name(tensor.dataType)
         if value.WhichOneof("value") == "blobFileValue":
-            if precision != "FLOAT16":
-                raise self._unreadable(f"constant {name} is {precision}, not fp16")
-            return self._blob(name, value.blobFileValue, shape)
+            if precision not in BLOBS:
+                raise self._unreadable(f"constant {name} is {precision}, which mvig-nas does not read")
+            return self._blob(name, value.blobFileValue, shape, precision)
         immediate = value.immediateValue.tensor
         field = immediate.WhichOneof("value")
-        if field == "bytes" and precision == "FLOAT16":
-            return np.frombuffer(immediate.bytes.values, np.float16).reshape(shape)
+        if field == "bytes" and precision in BYTES:
+            return np.frombuffer(immediate.bytes.values, BYTES[precision]).reshape(shape)
         if field in ("ints", "floats", "bools"):
             return np.array(list(getattr(immediate, field).values)).reshape(shape)
         if field == "strings":
             return np.array(list(immediate.strings.values)).reshape(shape)
         raise self._unreadable(f"constant {name} is stored as {field} of {precision}")
 
-    def _blob(self, name: str, reference: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _blob(self, name: str, reference: Any, shape: tuple[int, ...], precision: str) -> NDArray[Any]:
         file = self._weights_folder / reference.fileName.removeprefix("@model_path/")
         if reference.fileName not in self._blobs:
             self._blobs[reference.fileName] = _content(self.package, file)
         data = self._blobs[reference.fileName]
-        offset, size = int(reference.offset), 2 * prod(shape)
+        wanted_kind, dtype, bits = BLOBS[precision]
+        offset, size = int(reference.offset), -(-bits * prod(shape) // 8)
         if offset + _BLOB.size <= len(data):
             mark, kind, length, start = _BLOB.unpack_from(data, offset)
-            if mark == _BLOB_MARK and kind == _BLOB_FP16 and length == size and start + size <= len(data):
-                return np.frombuffer(data, np.float16, prod(shape), start).reshape(shape)
-        raise self._unreadable(f"{file.name} does not hold constant {name}, {size} bytes of fp16 at {offset}")
+            if mark == _BLOB_MARK and kind == wanted_kind and length == size and start + size <= len(data):
+                stored = data[start : start + size]
+                if bits < 8:
+                    return from_bits(np.frombuffer(stored, np.uint8), bits, prod(shape)).reshape(shape)
+                return np.frombuffer(stored, dtype).reshape(shape)
+        kind = "fp16" if precision == "FLOAT16" else precision
+        raise self._unreadable(f"{file.name} does not hold constant {name}, {size} bytes of {kind} at {offset}")
 
     def _unreadable(self, reason: str) -> MvigNasError:
         return _unreadable(self.package, reason)
