@@ -218,7 +218,8 @@ class Architecture:
         path = Path(name)
         if not path.is_file():
             raise MvigNasError(
-                f"no preset and no file is called {name!r}; {closest(name, FAMILY_PRESETS)} A run has a winner.json."
+                f"no preset and no file is called {name!r} (a run's own is its winner.json); "
+                f"{closest(name, FAMILY_PRESETS)}"
             )
         try:
             values = json.loads(_text_of(path, "an architecture file"))

@@ -137,4 +137,6 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
             f"{comparison.difference:.1e} of the network's in fp32; fp16 arithmetic moves them by up to "
             f"{comparison.rounding_fp16:.1e} (of the largest logit)."
         )
-    click.echo("Next, on a Mac: open the package in Xcode, tab Performance, choose your iPhone. See docs/coreml.md")
+    click.echo(
+        "Next, on a Mac: open the package in Xcode, tab Performance, choose your iPhone; see `mvig-nas docs coreml`."
+    )

@@ -13,7 +13,7 @@ from mvig_nas.cli.options import device_option, json_option
 def spaces(device: str, as_json: bool) -> None:
     """List the shipped search spaces, with the predicted latency of their smallest and largest architectures."""
     from mvig_nas import kernels, shipped
-    from mvig_nas.cli.output import count, print_json, print_table
+    from mvig_nas.cli.output import count, print_json, print_table, say
     from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.search_space import SearchSpace
 
@@ -44,15 +44,16 @@ def spaces(device: str, as_json: bool) -> None:
             f"{each['architectures']:.1e}",
             " to ".join(count(value) for value in each["parameters"]),
             " to ".join(f"{value:.2f}" for value in each["latency_ms"]),
-            each["description"],
         ]
         for each in found
     ]
     print_table(
         f"Search spaces, from smallest to largest architecture ({device})",
-        ["space", "architectures", "parameters", "predicted ms", "what it holds"],
+        ["space", "architectures", "parameters", "predicted ms"],
         rows,
     )
+    for each in found:
+        say(f"{each['name']}: {each['description']}.")
     click.echo("Next: mvig-nas search --space NAME --latency-budget 1.0ms")
 
 
@@ -100,13 +101,13 @@ def devices(as_json: bool) -> None:
     )
     say(
         "Fitted to published latencies of other laboratories; all devices share one fit. `covered` is the share of "
-        "networks inside their 80 % interval. See docs/latency.md"
+        "networks inside their 80 % interval; `mvig-nas docs latency` has more."
     )
     if any("rests_on_rows" in card for card in cards):
         say(
             "A phone for which no error is shown has a newer chip. Its predictor is A15's, moved by the few rows that "
-            "are published, and its intervals are wide. Measuring three networks on your own phone improves on it: see "
-            "docs/measuring_on_iphone.md"
+            "are published, and its intervals are wide. Measuring three networks on your own phone improves on it: "
+            "`mvig-nas docs measuring_on_iphone` says how."
         )
 
 

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mvig_nas.cli.generated import options_of
 from mvig_nas.cli.options import json_option
 from mvig_nas.latency.card import EvaluateRequest, FitRequest
+
+if TYPE_CHECKING:
+    from mvig_nas.latency import LatencyPredictor
 
 _LOGS = click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="LOG...")
 
@@ -108,10 +111,29 @@ def show(name: str, as_json: bool) -> None:
     elif card is not None:
         print_markdown(to_markdown(card))
     else:
-        counts = ", ".join(f"{device} {count}" for device, count in loaded.measurements_.items())
-        figures_of = (f"- {figure.replace('_', ' ')}: {value:g}" for figure, value in loaded.errors_.items())
-        print_markdown(
-            "\n".join(
-                (f"# Latency predictor for {loaded.device} ({chip})\n\nFitted to rows of {counts}.\n", *figures_of)
-            )
-        )
+        _print_shipped(loaded, chip)
+
+
+def _print_shipped(predictor: "LatencyPredictor", chip: str) -> None:
+    from mvig_nas.cli.output import print_table, say
+
+    errors = predictor.errors_
+    figures = {
+        "rows measured": ("measurements", "{:,.0f}"),
+        "median error of networks left out": ("median_error", "{:.1%}"),
+        "the same, of a new laboratory": ("median_error_unknown_laboratory", "{:.1%}"),
+        "mean error": ("mean_error", "{:.1%}"),
+        "inside the 80 % interval": ("coverage80", "{:.1%}"),
+        "rank correlation": ("spearman", "{:.3f}"),
+    }
+    rows = [
+        [title, *(shown.format(errors[key]) if key in errors else "" for key in (name, f"all_{name}"))]
+        for title, (name, shown) in figures.items()
+    ]
+    print_table(
+        f"Latency predictor for {predictor.device} ({chip})",
+        ["", predictor.device, "all devices"],
+        [row for row in rows if any(row[1:])],
+    )
+    counts = ", ".join(f"{count:,} of {device}" for device, count in predictor.measurements_.items())
+    say(f"It was fitted to these rows: {counts}. Each family of networks was left out in turn for the errors.")

@@ -186,7 +186,8 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
     if (few := latency.predictor.few_rows) is not None:
         say(
             f"The predictor of this phone rests on {few} published row{'s' * (few != 1)} of its chip, so that its "
-            "intervals are wide; measure some networks on a phone and fit your own: see docs/measuring_on_iphone.md"
+            "intervals are wide; measure some networks on a phone and fit your own: see `mvig-nas docs "
+            "measuring_on_iphone`."
         )
     if not all(preset["is_within_budget"] for preset in presets):
         say("In brackets: not within the budget or the space, for comparison only.")

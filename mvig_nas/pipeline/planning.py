@@ -113,7 +113,7 @@ class RunPlan:
     @property
     def training(self) -> str:
         """The winner's training, in words."""
-        return f"{self.epochs} epochs{', images mixed' if self.is_mixing else ''}, no teacher"
+        return f"{self.epochs} epochs{', Mixup and CutMix' if self.is_mixing else ''}, no teacher"
 
     @property
     def total_seconds(self) -> float:

@@ -36,7 +36,7 @@ SCHEMA = 1
 _PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
 _NOTE = (
     "The score is the top-1 of a network that is trained by itself, predicted from other scores by a fit to {count} "
-    "such networks; docs/scores.md says how far to trust it."
+    "such networks; `mvig-nas docs scores` says how far to trust it."
 )
 _SLACK = 0.05  # of the range fitted to; a score that lies further outside is told
 

@@ -73,7 +73,8 @@ class SearchRequest:
     score: Annotated[
         str,
         about(
-            "Score that is maximised: a training-free proxy of docs/scores.md, supernet:PATH or calibrated:FOLDER.",
+            "Score that is maximised: a training-free proxy (`mvig-nas docs scores` has them), supernet:PATH or "
+            "calibrated:FOLDER.",
             metavar="NAME",
         ),
     ] = scores.DEFAULT
@@ -90,7 +91,7 @@ class SearchRequest:
     ) = None
     evaluator: Annotated[
         Literal["local", "ray"],
-        about("Scores are computed by this process, or by the workers of Ray (docs/cluster.md)."),
+        about("Scores are computed by this process, or by the workers of Ray (`mvig-nas docs cluster`)."),
     ] = "local"
     budget: Budget = field(default_factory=Budget)
     settings: SearchSettings = field(default_factory=SearchSettings)

@@ -38,7 +38,7 @@ def test_more_time_or_speed_means_more_epochs() -> None:
 def test_images_are_mixed_where_the_winner_sees_them_often() -> None:
     often, seldom = plan(0.5, 640, 107), plan(0.5, 8000, 150)
     assert often.is_mixing
-    assert often.training == f"{often.epochs} epochs, images mixed, no teacher"
+    assert often.training == f"{often.epochs} epochs, Mixup and CutMix, no teacher"
     assert not seldom.is_mixing
     assert seldom.training == f"{seldom.epochs} epochs, no teacher"
 
