@@ -14,7 +14,8 @@ from mvig_nas.coreml import ExportRequest
 if TYPE_CHECKING:
     from mvig_nas.coreml import Bulk, Exported
 
-_ONE_ONLY = ("overwrite", "graph_step", "author", "license", "model_version", "description", "trained_on", "device")
+_OF_DETAILS = ("author", "license", "model_version", "description", "trained_on", "device")
+_ONE_ONLY = ("overwrite", "graph_step", *_OF_DETAILS, "palettize", "quantize_weights", "data", "images")
 _RANDOM = "THE WEIGHTS ARE RANDOM. THE PACKAGE IS FOR TIMING ONLY: WHAT IT ANSWERS MEANS NOTHING."
 
 
@@ -96,7 +97,7 @@ def _print_all(done: "Bulk", folder: Path, is_verified: bool, as_json: bool) -> 
 
 
 def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
-    from mvig_nas.cli.output import print_json, size
+    from mvig_nas.cli.output import print_json, say, size, with_error
     from mvig_nas.kernels import of, totals
 
     architecture, verification = done.network.architecture, done.verification
@@ -109,6 +110,12 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
             "is_random": done.is_random,
             "weight_bytes": weight_bytes,
         }
+        if (compressed := done.compressed) is not None:
+            values |= {
+                "compression": request.compression.name,
+                "weights_file_bytes": {"before": compressed.bytes_before, "after": compressed.bytes_after},
+                "top1": {"before": compressed.top1_before, "after": compressed.top1_after, "images": compressed.images},
+            }
         if verification is not None:
             values |= {
                 "operations": verification.operations,
@@ -124,13 +131,22 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
     if done.is_random:
         click.echo(_RANDOM)
     click.echo(f"{done.package}: {size(weight_bytes)} of fp16 weights ({done.weights}), {target} or newer")
+    if (compressed := done.compressed) is not None:
+        before, after = size(compressed.bytes_before), size(compressed.bytes_after)
+        say(f"Compressed, {request.compression.name}: the weights file takes {after}, {before} before.")
+        if compressed.top1_before is not None and compressed.top1_after is not None:
+            say(
+                f"Top-1 {with_error(compressed.top1_after, compressed.images)}, {100 * compressed.top1_before:.1f} % "
+                "before compression. Both packages were executed here in fp16, not by Core ML."
+            )
     if verification is None:
         click.echo("Not verified: nothing of the package was checked.")
     else:
         comparison = verification.comparison
         click.echo(
             f"Verified: {verification.operations} operations equal the kernel list, the weights of "
-            f"{verification.convolutions} convolutions equal the network's in fp16."
+            f"{verification.convolutions} convolutions equal the network's in fp16"
+            f"{'' if done.compressed is None else ', compressed ones as near as palette or scale allow'}."
         )
         click.echo(
             f"Executed in torch, not by Core ML, on {comparison.images} images: logits within "

@@ -11,6 +11,7 @@ from mvig_nas.coreml.bulk_export import (
     export_all,
     read_manifest,
 )
+from mvig_nas.coreml.compression import Compressed, Compression, compress
 from mvig_nas.coreml.details import PackageDetails
 from mvig_nas.coreml.exporting import Exported, ExportRequest, export_target
 from mvig_nas.coreml.package import PREPROCESSING, ExportOptions, Operation, operations, read_labels
@@ -30,6 +31,8 @@ __all__ = [
     "BulkOptions",
     "BulkProgress",
     "Comparison",
+    "Compressed",
+    "Compression",
     "ExportOptions",
     "ExportRequest",
     "Exported",
@@ -39,6 +42,7 @@ __all__ = [
     "Operation",
     "PackageDetails",
     "Verification",
+    "compress",
     "execute",
     "export",
     "export_all",

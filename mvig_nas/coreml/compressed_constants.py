@@ -19,6 +19,8 @@ BYTES: Mapping[str, Any] = {"FLOAT16": np.float16, "UINT8": np.uint8, "INT8": np
 _PALETTE = "constexpr_lut_to_dense"
 _LINEAR = ("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")
 _FP16_STEP = 2.0**-10
+_MOST_STEPS = 127  # of int8
+_PALETTE_ERROR = 5.0  # over the number of a palette's values
 _LEAST = float(np.finfo(np.float16).smallest_subnormal)
 
 
@@ -37,16 +39,30 @@ class Compressed:
     scale: NDArray[np.float64] | None = None
 
     def is_of(self, exact: NDArray[np.float32]) -> bool:
-        """Whether each value is the nearest there is to the network's, but for the rounding of palette or scale."""
+        """Whether each value is the nearest there is to the network's, but for the rounding of palette or scale.
+
+        The palette or scale must suit the network as well, else one of zeros would pass. Over a weight, values of a
+        palette of N may err by 5 / N of the network's in the root of their mean squares (k-means errs by 1.7 / N where
+        weights are normally distributed); a channel's largest weight must be 127 steps of its scale.
+        """
+        if not all(np.isfinite(each).all() for each in (self.values, self.palette, self.scale) if each is not None):
+            return False
         found, wanted = self.values.astype(np.float64), exact.astype(np.float64)
         if self.palette is not None:
             levels = self.palette.astype(np.float64)
             above = np.searchsorted(levels, wanted).clip(1, max(len(levels) - 1, 1))
             neighbours = levels[above - 1], levels[above.clip(0, len(levels) - 1)]
             nearest = np.minimum(*(np.abs(wanted - each) for each in neighbours))
+            error = float(np.sqrt(np.square(found - wanted).sum()))
+            if error > _PALETTE_ERROR / len(levels) * float(np.sqrt(np.square(wanted).sum())) + _LEAST * found.size:
+                return False
         else:
             assert self.scale is not None
             nearest = self.scale / 2
+            axes = tuple(range(1, wanted.ndim))
+            largest, reach = np.abs(wanted).max(axis=axes), _MOST_STEPS * self.scale.max(axis=axes)
+            if (np.abs(reach - largest) > 2 * _FP16_STEP * largest + _MOST_STEPS * _LEAST)[largest > 0].any():
+                return False
         allowed = nearest + (np.abs(found) + np.abs(wanted)) * _FP16_STEP + _LEAST
         return bool((np.abs(found - wanted) <= allowed).all())
 
@@ -99,4 +115,5 @@ def _from_scale(parts: Mapping[str, NDArray[Any]], shape: tuple[int, ...]) -> Co
         axes[int(parts["axis"])] = -1
         scale = scale.reshape(axes) if scale.size > 1 else scale.reshape([1] * len(shape))
     scale = np.broadcast_to(scale, shape)
-    return Compressed((data.reshape(shape) * scale).astype(np.float16), scale=scale)
+    with np.errstate(over="ignore", invalid="ignore"):  # an altered scale; what it makes is no weight of a network
+        return Compressed((data.reshape(shape) * scale).astype(np.float16), scale=scale)

@@ -4,18 +4,17 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import digests, tools
-from mvig_nas.coreml.conversion import published, written
-from mvig_nas.coreml.evaluation import package_accuracy
 from mvig_nas.coreml.package import METADATA_PREFIX, SavedProgram
-from mvig_nas.coreml.verification import Verification, verify
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages
-from mvig_nas.network import MobileViG
 from mvig_nas.values import about, check
+
+if TYPE_CHECKING:
+    from mvig_nas.coreml.verification import Verification
+    from mvig_nas.image_data import LabelledImages
+    from mvig_nas.network import MobileViG
 
 LEAST_ELEMENTS = 2048  # of a weight that is compressed, coremltools' own; smaller ones would gain nothing
 
@@ -33,14 +32,20 @@ class Compression:
     palettize: (
         Annotated[
             Literal[8, 6, 4],
-            about("Bits of an index into a palette of a weight's values, found by k-means. By default there is none."),
+            about(
+                "Bits of a weight's index into a palette, which k-means finds for each convolution. By default weights "
+                "stay in fp16."
+            ),
         ]
         | None
     ) = None
     quantize_weights: (
         Annotated[
             Literal["int8"],
-            about("Type that weights are quantised to, symmetrically, with a scale for each channel. By default none."),
+            about(
+                "Type that weights are quantised to, symmetrically, with a scale for each output channel. By default "
+                "weights stay in fp16."
+            ),
         ]
         | None
     ) = None
@@ -69,7 +74,8 @@ class Compressed:
         package: the compressed one.
         bytes_before, bytes_after: of the weights files.
         top1_before, top1_after: fractions, executed here in fp16; None without images.
-        verification: what was compared and found equal.
+        images: how many both were measured on; 0 without any.
+        verification: what was compared and found equal; None where nothing was.
     """
 
     package: Path
@@ -77,17 +83,19 @@ class Compressed:
     bytes_after: int
     top1_before: float | None
     top1_after: float | None
-    verification: Verification
+    images: int
+    verification: "Verification | None"
 
 
 def compress(
     package: Path,
     path: Path,
     how: Compression,
-    network: MobileViG,
-    images: LabelledImages | None = None,
+    network: "MobileViG",
+    images: "LabelledImages | None" = None,
     *,
     overwrite: bool = False,
+    is_verified: bool = True,
 ) -> Compressed:
     """Write a compressed package, verified, from one that `export` wrote.
 
@@ -98,12 +106,16 @@ def compress(
         network: whose weights `package` holds.
         images: to measure top-1 on before and after, by executing both here; None measures nothing.
         overwrite: whether a package already at `path` may be replaced.
+        is_verified: whether the compressed package must pass `verify` before it appears.
 
     Raises:
         MvigNasError: nothing is asked for, `path` cannot be written, or see `verify` and `package_accuracy`.
     """
     if not how.name:
         raise MvigNasError("a compression must say how, got nothing; give --palettize or --quantize-weights.")
+    from mvig_nas.coreml.conversion import published, written
+    from mvig_nas.coreml.verification import verify
+
     before = SavedProgram(package)
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -118,6 +130,7 @@ def compress(
         entries[METADATA_PREFIX + "compression"] = how.name
         entries[METADATA_PREFIX + "weights_bytes"] = f"{sizes[1]}, {sizes[0]} before compression"
         finished = written(spec, Path(model.weights_dir), building / path.name)
+        verification = verify(finished, network.architecture, network) if is_verified else None
         top1 = _top1(package, finished, images)
         if images is not None:
             entries[METADATA_PREFIX + "top1_compressed"] = f"{top1[1]:.4f}, {top1[0]:.4f} before compression"
@@ -126,12 +139,10 @@ def compress(
             )
             shutil.rmtree(finished)
             finished = written(spec, Path(model.weights_dir), building / path.name)
-        architecture: Architecture = network.architecture
-        verification = verify(finished, architecture, network)
         published(finished, path, building, overwrite=overwrite)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return Compressed(path, *sizes, *top1, verification)
+    return Compressed(path, *sizes, *top1, 0 if images is None else len(images), verification)
 
 
 def _compressed(coremltools: Any, package: Path, how: Compression) -> Any:
@@ -144,7 +155,9 @@ def _compressed(coremltools: Any, package: Path, how: Compression) -> Any:
     return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(global_config=config))
 
 
-def _top1(before: Path, after: Path, images: LabelledImages | None) -> tuple[float | None, float | None]:
+def _top1(before: Path, after: Path, images: "LabelledImages | None") -> tuple[float | None, float | None]:
     if images is None:
         return None, None
+    from mvig_nas.coreml.evaluation import package_accuracy
+
     return package_accuracy(before, images).top1, package_accuracy(after, images).top1

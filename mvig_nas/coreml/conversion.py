@@ -81,7 +81,7 @@ def export(
         MvigNasError: `path` cannot be written, is taken, or an option does not suit the network; a weight does not
             fit fp16; coremltools is missing; `check` raised one.
     """
-    _check_path(path, overwrite)
+    check_path(path, overwrite)
     _check_network(network, weights)
     labels = None if options.class_labels is None else _checked_labels(options.class_labels, network.num_classes)
     coremltools = tools.load()
@@ -257,7 +257,7 @@ def published(finished: Path, path: Path, staging: Path, *, overwrite: bool = Fa
     Raises:
         MvigNasError: `path` is taken, or no name of a package.
     """
-    _check_path(path, overwrite)
+    check_path(path, overwrite)
     # coremltools makes files and folders that only their owner can read
     for part in finished.rglob("*"):
         part.chmod(0o755 if part.is_dir() else 0o644)
@@ -273,7 +273,12 @@ def published(finished: Path, path: Path, staging: Path, *, overwrite: bool = Fa
         raise
 
 
-def _check_path(path: Path, overwrite: bool) -> None:
+def check_path(path: Path, overwrite: bool) -> None:
+    """Refuse a path that no package can be written to.
+
+    Raises:
+        MvigNasError: it has another suffix, no folder to stand in, or is taken.
+    """
     if path.suffix != SUFFIX:
         raise MvigNasError(f"a Core ML package's name must end in {SUFFIX}, got {path}; add it.")
     if not path.parent.is_dir():

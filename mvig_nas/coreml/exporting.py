@@ -1,11 +1,14 @@
 """What an export is asked for, and does: the package of one network, and what its metadata say."""
 
 import json
+import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mvig_nas.architecture import Architecture
+from mvig_nas.coreml.compression import Compressed, Compression, compress
 from mvig_nas.coreml.details import accuracy_entries, latency_entries
 from mvig_nas.coreml.package import (
     PREPROCESSING,
@@ -13,10 +16,12 @@ from mvig_nas.coreml.package import (
     ExportOptions,
     read_labels,
 )
+from mvig_nas.errors import MvigNasError
 from mvig_nas.values import about, check, plain
 
 if TYPE_CHECKING:
     from mvig_nas.coreml.verification import Verification
+    from mvig_nas.image_data import LabelledImages
     from mvig_nas.network import MobileViG
 
 UNTRAINED = "untrained"  # begins what the metadata say of random weights
@@ -61,9 +66,32 @@ class ExportRequest:
         about("Check a package, and execute it in torch, before it appears.", flags=("--verify/--no-verify",)),
     ] = True
     package: ExportOptions = field(default_factory=ExportOptions)
+    compression: Compression = field(default_factory=Compression)
+    data: Annotated[
+        Path | None,
+        about(
+            "Folder with val/CLASS/*.jpg, to measure a compressed package's top-1 on, before and after compression. By "
+            "default it is not measured.",
+            metavar="FOLDER",
+        ),
+    ] = None
+    images: (
+        Annotated[
+            int,
+            about("Number of images to measure on, each class in proportion. By default it is all of them.", ge=1),
+        ]
+        | None
+    ) = None
 
     def __post_init__(self) -> None:
         check(self)
+        if self.data is not None and not self.compression.name:
+            raise MvigNasError(
+                f"--data must come with --palettize or --quantize-weights, whose top-1 is measured on the images, got "
+                f"{self.data} alone; to measure a package as it is, run `mvig-nas evaluate PACKAGE --data {self.data}`."
+            )
+        if self.images is not None and self.data is None:
+            raise MvigNasError(f"--images must come with --data, got {self.images} alone; add the folder of images.")
 
     @property
     def class_labels(self) -> tuple[str, ...] | None:
@@ -73,12 +101,16 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Exported:
-    """A package that was written: its network, where the weights come from, and what was verified, if anything."""
+    """A package that was written: its network, where the weights come from, and what was verified, if anything.
+
+    `compressed` says what a compression did; it is None where weights stayed in fp16.
+    """
 
     package: Path
     network: "MobileViG"
     weights: str
     verification: "Verification | None"
+    compressed: Compressed | None = None
 
     @property
     def is_random(self) -> bool:
@@ -98,7 +130,7 @@ def export_target(target: str, package: Path | None = None, request: ExportReque
     Raises:
         MvigNasError: the target cannot be read, or see `export`.
     """
-    from mvig_nas.coreml.conversion import export, untrained
+    from mvig_nas.coreml.conversion import check_path, export, untrained
     from mvig_nas.coreml.verification import verify
     from mvig_nas.network import load_reference_checkpoint
 
@@ -122,15 +154,46 @@ def export_target(target: str, package: Path | None = None, request: ExportReque
         weights = f"{UNTRAINED}, seed {request.seed}"
     metadata |= latency_entries(network.architecture, options.details.device)
     verified: list[Verification] = []
-    written = export(
-        network,
-        package or Path(f"{path.stem.removesuffix('.pth')}{SUFFIX}"),
-        replace(options, class_labels=labels),
-        weights=weights,
-        metadata=metadata,
-        overwrite=request.overwrite,
-        check=(lambda each: verified.append(verify(each, network.architecture, network)))
-        if request.is_verified
-        else None,
-    )
-    return Exported(written, network, weights, verified[0] if verified else None)
+    path = package or Path(f"{path.stem.removesuffix('.pth')}{SUFFIX}")
+
+    def export_to(where: Path, overwrite: bool) -> None:
+        export(
+            network,
+            where,
+            replace(options, class_labels=labels),
+            weights=weights,
+            metadata=metadata,
+            overwrite=overwrite,
+            check=(lambda each: verified.append(verify(each, network.architecture, network)))
+            if request.is_verified
+            else None,
+        )
+
+    if not request.compression.name:
+        export_to(path, request.overwrite)
+        return Exported(path, network, weights, verified[0] if verified else None)
+    check_path(path, request.overwrite)
+    images = None if request.data is None else _images(request.data, request.images)
+    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        whole = building / path.name
+        export_to(whole, False)
+        done = compress(
+            whole,
+            path,
+            request.compression,
+            network,
+            images,
+            overwrite=request.overwrite,
+            is_verified=request.is_verified,
+        )
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Exported(path, network, weights, done.verification, done)
+
+
+def _images(data: Path, count: int | None) -> "LabelledImages":
+    from mvig_nas.image_data import read_split, subset
+
+    images = read_split(data, "val")
+    return images if count is None else subset(images, count)

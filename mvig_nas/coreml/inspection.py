@@ -136,6 +136,8 @@ def _told(found: Verification, program: SavedProgram) -> Iterator[Finding]:
         yield Finding("normalisation", "equal", f"Pixels are normalised as the metadata state: {text}.")
     if found.convolutions:
         text = f"{found.weight_elements} numbers of {found.convolutions} convolutions are the model's in fp16."
+        if program.is_compressed:
+            text = text.removesuffix(".") + ", compressed ones the nearest that their palette or scale offers."
         yield Finding("weights", "equal", text)
     else:
         yield Finding("weights", "not compared", "No model was given; --model FOLDER compares them.")
@@ -143,6 +145,7 @@ def _told(found: Verification, program: SavedProgram) -> Iterator[Finding]:
     wired = "The wiring is the network's in torch, to the last digits of fp64"
     if comparison.difference is not None:
         wired += f"; logits in fp32 are within {comparison.difference:.1e} of the model's largest"
+        wired += ", by compression" if program.is_compressed else ""
     yield Finding("execution", "equal", f"{wired}. {comparison.images} images were executed here, not by Core ML.")
     text = f"Rounding every result to fp16 moves the logits by up to {comparison.rounding_fp16:.1e} of the largest."
     yield Finding("fp16", "fine", f"{text} No value overflows.")

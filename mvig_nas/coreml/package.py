@@ -260,18 +260,28 @@ class SavedProgram:
         Raises:
             ValueError: it is damaged, or compressed in a way that mvig-nas does not know.
         """
-        operation = self._compressed[name]
-        parts = {}
+        operation, parts = self._compressed[name], self.parts(name)
+        declared = self.tensor_type(operation.outputs[0].type)
+        if declared is None:
+            raise ValueError(f"{operation.type} {name} makes no tensor")
+        return unpacked(operation.type, parts, declared[0])
+
+    def parts(self, name: str) -> dict[str, NDArray[Any]]:
+        """What a compressed constant is unpacked from, by name: palette and indices, or scale and whole numbers.
+
+        Raises:
+            ValueError: one is missing.
+        """
+        operation, parts = self._compressed[name], {}
         for part, given in operation.inputs.items():
             binding = given.arguments[0]
             is_named = binding.WhichOneof("binding") == "name"
             parts[part] = self.constant(binding.name) if is_named else self._value(part, binding.value)
         # iOS 16 and 17 keep the parts as attributes, newer programs as inputs
         parts |= {part: self._value(part, value) for part, value in operation.attributes.items() if part != "name"}
-        declared = self.tensor_type(operation.outputs[0].type)
-        if declared is None or any(value is None for value in parts.values()):
+        if any(value is None for value in parts.values()):
             raise ValueError(f"{operation.type} {name} lacks a part")
-        return unpacked(operation.type, {part: np.asarray(value) for part, value in parts.items()}, declared[0])
+        return {part: np.asarray(value) for part, value in parts.items()}
 
     def tensor_type(self, declared: Any) -> tuple[tuple[int, ...], str] | None:
         """Shape and precision that the program declares of a value; None for a label or a dictionary."""

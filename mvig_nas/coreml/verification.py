@@ -229,6 +229,8 @@ def _is_rounded(stored: NDArray[np.float16], exact: NDArray[np.float32]) -> bool
     coremltools takes that freedom: it keeps small arrays from becoming 0, and stores arrays so near each other once.
     """
     rounded = exact.astype(np.float16).astype(np.float64)
+    if not np.isfinite(stored).all():
+        return False
     return bool((np.abs(stored.astype(np.float64) - rounded) <= float(np.finfo(np.float16).smallest_subnormal)).all())
 
 
@@ -237,7 +239,8 @@ def _difference(stored: NDArray[Any] | None, exact: NDArray[Any]) -> str:
         return "none"
     if stored.shape != exact.shape:
         return f"one of shape {stored.shape}, not {exact.shape}"
-    return f"one up to {np.abs(stored.astype(np.float32) - exact).max():g} away"
+    with np.errstate(invalid="ignore"):  # damaged weights may be infinite, or no numbers
+        return f"one up to {np.abs(stored.astype(np.float32) - exact).max():g} away"
 
 
 def compare(
