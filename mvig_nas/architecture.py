@@ -19,6 +19,7 @@ from mvig_nas.graph_operators import OPERATORS, GraphOperator
 
 SCHEMA = 1
 STAGES = 4
+STRIDE = 32  # pixels of the image to one of the coarsest map
 
 ACTIVATIONS = ("relu", "relu6", "gelu", "hard_swish", "silu")
 GRAPH_OPERATORS = tuple(OPERATORS)

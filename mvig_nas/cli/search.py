@@ -196,14 +196,21 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
     if study.predictor_error is not None:
         say(predictor_note(study.predictor_error))
     say(f"{score_note(done)} {latency_note(latency)}")
-    say(
-        f"Parameters and MACs are counted as in papers, with both classifiers of {latency.num_classes:,} classes; "
-        "export merges the two, and the milliseconds are of the merged one."
-    )
+    if latency.backbone_side is None:
+        say(
+            f"Parameters and MACs are counted as in papers, with both classifiers of {latency.num_classes:,} classes; "
+            "export merges the two, and the milliseconds are of the merged one."
+        )
+    else:
+        say("Parameters and MACs are those of the backbone at this size, without classifiers.")
     if outside:
         click.echo(f"warning: the winner is {outside_note(latency.predictor.device, outside)}", err=True)
     click.echo(f"Report: {files['report']}")
     images = study.settings.labels.get("data", "IMAGES")
     click.echo(f"Next: mvig-nas finalists {study.folder} --data {images}    to measure the top-1 of the best networks")
     click.echo(f"      mvig-nas retrain {files['winner']} --data {images}    to train this one")
-    click.echo(f"      mvig-nas export {files['winner']}    for timing on a phone, as its weights are random")
+    if latency.backbone_side is None:
+        click.echo(f"      mvig-nas export {files['winner']}    for timing on a phone, as its weights are random")
+        return
+    click.echo(f"      mvig-nas describe {files['winner']} --features {latency.backbone_side}    for its feature maps")
+    click.echo("      mvig-nas docs dense_prediction    to train a detector or segmenter on it")

@@ -2,7 +2,7 @@
 
 from mvig_nas.latency.features import FEATURES, kernel_features, network_features
 from mvig_nas.latency.latency_predictor import Explanation, Fitted, LatencyPredictor, fit_device
-from mvig_nas.latency.per_architecture import NUM_CLASSES, ArchitectureLatency, milliseconds_by_kind
+from mvig_nas.latency.per_architecture import NUM_CLASSES, ArchitectureLatency, as_backbone, milliseconds_by_kind
 from mvig_nas.latency.rows import CHIPS, chip_of
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Explanation",
     "Fitted",
     "LatencyPredictor",
+    "as_backbone",
     "chip_of",
     "fit_device",
     "kernel_features",

@@ -5,15 +5,16 @@ space, there are a few thousand of those. A network is then a short list of rows
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from mvig_nas import shipped
-from mvig_nas.architecture import Architecture, Stage
-from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, of, sections
+from mvig_nas.architecture import STRIDE, Architecture, Stage
+from mvig_nas.errors import MvigNasError
+from mvig_nas.kernels import NETWORK_INPUT, Form, Kernel, KernelBuilder, Section, Totals, sections, totals
 from mvig_nas.latency.features import FloatArray
 from mvig_nas.latency.latency_predictor import LatencyPredictor
 
@@ -37,9 +38,16 @@ class StageCost:
 class BlockFeatures:
     """Summed kernel features of architectures in one form, as a predictor sees them, remembered block by block."""
 
-    def __init__(self, form: Form, predictor: LatencyPredictor, num_classes: int = NUM_CLASSES) -> None:
+    def __init__(
+        self,
+        form: Form,
+        predictor: LatencyPredictor,
+        num_classes: int = NUM_CLASSES,
+        backbone_side: int | None = None,
+    ) -> None:
         self.form: Form = form
         self.num_classes = num_classes
+        self.backbone_side = backbone_side
         self._predictor = predictor
         self._columns: dict[_Block, int] = {}
         self._rows: list[FloatArray] = []
@@ -50,7 +58,7 @@ class BlockFeatures:
         counts: list[int] = []
         ends = [0]
         for architecture in architectures:
-            for key, count in _blocks(architecture, self.num_classes):
+            for key, count in self._blocks(architecture):
                 column = self._columns.get(key)
                 if column is None:
                     column = self._columns[key] = len(self._rows)
@@ -63,6 +71,13 @@ class BlockFeatures:
         amounts = csr_matrix((counts, columns, ends), shape=(len(architectures), len(self._rows)))
         features: FloatArray = np.asarray(amounts @ np.array(self._rows))
         return features
+
+    def _blocks(self, architecture: Architecture) -> list[tuple["_Block", int]]:
+        if self.backbone_side is None:
+            return _blocks(architecture, self.num_classes)
+        *backbone, head = _blocks(as_backbone(architecture, self.backbone_side), self.num_classes)
+        assert head[0].kind == "head"
+        return backbone
 
     def _features(self, key: "_Block") -> FloatArray:
         network = KernelBuilder((1, key.channels, key.size, key.size), self.form)
@@ -111,6 +126,17 @@ class _Block(NamedTuple):
             network.head(x, first, rest[0], activation)
 
 
+def as_backbone(architecture: Architecture, side: int) -> Architecture:
+    """The architecture at the size of a detector's or segmenter's images, `side` x `side` pixels.
+
+    Raises:
+        MvigNasError: `side` is no multiple of 32, or the architecture cannot have it.
+    """
+    if side < STRIDE or side % STRIDE:
+        raise MvigNasError(f"a backbone's images must be a multiple of {STRIDE} pixels wide, got {side}; round it.")
+    return replace(architecture, resolution=side)
+
+
 class ArchitectureLatency:
     """A predictor for Architectures.
 
@@ -118,26 +144,52 @@ class ArchitectureLatency:
         predictor: fitted.
         form: of the network; `exported` is what `mvig-nas export` writes.
         num_classes: outputs of the networks' classifiers.
+        backbone_side: width of the images in pixels, if what is predicted is the backbone of a detector or segmenter:
+            the network without pooling and classifiers, at this size instead of its own. None predicts the classifier.
     """
 
-    def __init__(self, predictor: LatencyPredictor, form: Form = "exported", num_classes: int = NUM_CLASSES) -> None:
+    def __init__(
+        self,
+        predictor: LatencyPredictor,
+        form: Form = "exported",
+        num_classes: int = NUM_CLASSES,
+        backbone_side: int | None = None,
+    ) -> None:
         self.predictor = predictor
         self.form: Form = form
         self.num_classes = num_classes
-        self.features = BlockFeatures(form, predictor, num_classes)
+        self.backbone_side = backbone_side
+        self.features = BlockFeatures(form, predictor, num_classes, backbone_side)
 
     @classmethod
-    def load(cls, device: str, form: Form = "exported", num_classes: int = NUM_CLASSES) -> Self:
+    def load(
+        cls,
+        device: str,
+        form: Form = "exported",
+        num_classes: int = NUM_CLASSES,
+        backbone_side: int | None = None,
+    ) -> Self:
         """The shipped predictor of a device, given by name, or a fitted predictor, given by its folder.
 
         Raises:
             MvigNasError: there is no such device or folder, or its predictor is damaged.
         """
-        return cls(LatencyPredictor.load(shipped.predictor_folder(device)), form, num_classes)
+        return cls(LatencyPredictor.load(shipped.predictor_folder(device)), form, num_classes, backbone_side)
 
     def with_form(self, form: Form) -> "ArchitectureLatency":
         """The same predictor for another form of the network."""
-        return ArchitectureLatency(self.predictor, form, self.num_classes)
+        return ArchitectureLatency(self.predictor, form, self.num_classes, self.backbone_side)
+
+    def sections(self, architecture: Architecture, form: Form = "built") -> tuple[Section, ...]:
+        """What is predicted, part by part, in a form: all of the classifier, or the backbone at its size."""
+        if self.backbone_side is None:
+            return sections(architecture, form, self.num_classes)
+        sized = as_backbone(architecture, self.backbone_side)
+        return tuple(part for part in sections(sized, form, self.num_classes) if part.name != "head")
+
+    def totals(self, architecture: Architecture, form: Form = "built") -> Totals:
+        """Costs of what is predicted, in a form."""
+        return totals([kernel for part in self.sections(architecture, form) for kernel in part.kernels])
 
     def predict_ms(self, architectures: Sequence[Architecture]) -> FloatArray:
         """Milliseconds, shape (n,)."""
@@ -149,13 +201,14 @@ class ArchitectureLatency:
 
     def outside(self, architectures: Sequence[Architecture]) -> list[list[str]]:
         """Why each architecture is unlike all that were measured; see `LatencyPredictor.outside`."""
-        networks = [of(architecture, self.form, self.num_classes) for architecture in architectures]
+        parts = (self.sections(architecture, self.form) for architecture in architectures)
+        networks = [[kernel for part in each for kernel in part.kernels] for each in parts]
         return self.predictor.outside(networks)
 
     def by_stage(self, architecture: Architecture) -> list[StageCost]:
         """Costs of the stem, each stage and the head, and the fixed cost as `dispatch`; they sum to the prediction."""
-        parts = sections(architecture, self.form, self.num_classes)
-        built = {part.name: part.kernels for part in sections(architecture, num_classes=self.num_classes)}
+        parts = self.sections(architecture, self.form)
+        built = {part.name: part.kernels for part in self.sections(architecture)}
         explanation = self.predictor.explain_ms([kernel for part in parts for kernel in part.kernels])
         costs = []
         start = 0
@@ -171,7 +224,7 @@ class ArchitectureLatency:
 
     def by_kind(self, architecture: Architecture) -> dict[str, float]:
         """Milliseconds by kind of operation, the largest first; they sum to the prediction."""
-        network = [kernel for part in sections(architecture, self.form, self.num_classes) for kernel in part.kernels]
+        network = [kernel for part in self.sections(architecture, self.form) for kernel in part.kernels]
         return milliseconds_by_kind(self.predictor, network)
 
 

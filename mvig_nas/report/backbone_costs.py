@@ -1,13 +1,11 @@
 """What a network costs as the backbone of a detector or a segmenter: without its classifier, at another size."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.errors import MvigNasError
-from mvig_nas.kernels import Kernel, sections, totals
-from mvig_nas.latency import ArchitectureLatency
+from mvig_nas.kernels import Kernel
+from mvig_nas.latency import ArchitectureLatency, as_backbone
 
-_STRIDE = 32  # pixels of the image to one of the coarsest map
 _COVERAGE = 0.8
 
 
@@ -64,11 +62,10 @@ def backbone_costs(architecture: Architecture, side: int, latency: ArchitectureL
     Raises:
         MvigNasError: `side` is no multiple of 32, or the architecture cannot have it.
     """
-    if side < _STRIDE or side % _STRIDE:
-        raise MvigNasError(f"a backbone's images must be a multiple of {_STRIDE} pixels wide, got {side}; round it.")
-    sized = replace(architecture, resolution=side)
-    exported = [part for part in sections(sized, latency.form) if part.name != "head"]
-    built = {part.name: part.kernels for part in sections(sized)}
+    sized = as_backbone(architecture, side)
+    backbone = ArchitectureLatency(latency.predictor, latency.form, latency.num_classes, side)
+    exported = backbone.sections(architecture, latency.form)
+    built = {part.name: part.kernels for part in backbone.sections(architecture)}
     network: list[Kernel] = [kernel for part in exported for kernel in part.kernels]
     explained = latency.predictor.explain_ms(network)
     parts, start = [], 0
@@ -85,6 +82,6 @@ def backbone_costs(architecture: Architecture, side: int, latency: ArchitectureL
         fixed_ms=float(explained.fixed_ms),
         latency_ms=float(latency.predictor.predict_ms([network])[0]),
         interval_ms=(float(low[0]), float(high[0])),
-        parameters=totals([kernel for part in exported for kernel in built[part.name]]).parameters,
+        parameters=backbone.totals(architecture).parameters,
         outside=tuple(latency.predictor.outside([network])[0]),
     )

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvig_nas import __version__, kernels, run_folder, scores
+from mvig_nas import __version__, run_folder, scores
 from mvig_nas.architecture import FAMILY_PRESETS, PRESETS, Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
@@ -41,7 +41,7 @@ def preset_rows(done: "SearchRun") -> list[dict[str, Any]]:
     scored = {candidate.architecture: candidate for candidate in done.study.candidates}
     rows = []
     for index, (name, architecture) in enumerate(presets.items()):
-        totals = kernels.totals(kernels.of(architecture, num_classes=done.latency.num_classes))
+        totals = done.latency.totals(architecture)
         candidate = scored.get(architecture)
         value = None if candidate is None else candidate.score
         rows.append(
@@ -112,7 +112,7 @@ def write_report(done: "SearchRun", presets: Sequence[Mapping[str, Any]], comman
 
 def winner_values(done: "SearchRun", winner: "Candidate", outside: Sequence[str]) -> dict[str, Any]:
     """What winner.json holds: the architecture, what is predicted of it, and by what."""
-    settings = done.study.settings
+    settings, side = done.study.settings, done.latency.backbone_side
     return {
         "schema": SCHEMA,
         "fingerprint": winner.fingerprint,
@@ -121,6 +121,7 @@ def winner_values(done: "SearchRun", winner: "Candidate", outside: Sequence[str]
         "latency_ms": winner.latency_ms,
         "latency_interval_ms": winner.interval_ms,
         "latency_is": "predicted",
+        **({} if side is None else {"task": "features", "resolution": side}),
         "unlike_measured": list(outside),
         "score": winner.score,
         "score_name": settings.score,
@@ -182,12 +183,21 @@ def predictor_note(error: "PredictorError") -> str:
 
 def latency_note(latency: "ArchitectureLatency") -> str:
     """One sentence on where predicted latencies come from."""
-    predictor = latency.predictor
+    predictor, side = latency.predictor, latency.backbone_side
+    of_what = (
+        ""
+        if side is None
+        else f" They are of the backbone without its classifier on images of {side} x {side} pixels; the score is of "
+        "the classifier at its own size."
+    )
     if not predictor.fit_summary:
-        return "Latencies are predicted from published measurements of other networks, not measured on this one."
+        return (
+            "Latencies are predicted from published measurements of other networks, not measured on this one." + of_what
+        )
     rows = predictor.measurements_[predictor.device]
     return (
-        f"Latencies are predicted by a fit to {rows} measurements on {predictor.device}, not measured on this network."
+        f"Latencies are predicted by a fit to {rows} measurements on {predictor.device}, not measured on this "
+        f"network.{of_what}"
     )
 
 

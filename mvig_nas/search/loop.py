@@ -37,6 +37,7 @@ from mvig_nas.search.turn import Judge, Turn, attainable
 from mvig_nas.search_space import SearchSpace
 
 if TYPE_CHECKING:
+    from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.search import storage
 
 # turns in a row that brought nothing new before the search helps the sampler out
@@ -44,10 +45,18 @@ _STALE_TURNS = 3
 _FRESH_TRIES = 200
 
 
-def kernel_costs(architecture: Architecture, num_classes: int = 1000) -> kernels.Totals:
-    """What a user can limit: parameters and MACs counted as in papers, bytes as in the exported package."""
-    built = kernels.totals(kernels.of(architecture, num_classes=num_classes))
-    exported = kernels.totals(kernels.of(architecture, "exported", num_classes))
+def kernel_costs(
+    architecture: Architecture, num_classes: int = 1000, latency: "ArchitectureLatency | None" = None
+) -> kernels.Totals:
+    """What a user can limit: parameters and MACs counted as in papers, bytes as in the exported package.
+
+    Where `latency` predicts backbones, they are counted without classifiers, at their size.
+    """
+    if latency is not None:
+        built, exported = latency.totals(architecture), latency.totals(architecture, "exported")
+    else:
+        built = kernels.totals(kernels.of(architecture, num_classes=num_classes))
+        exported = kernels.totals(kernels.of(architecture, "exported", num_classes))
     return replace(exported, parameters=built.parameters, macs=built.macs)
 
 
@@ -91,7 +100,10 @@ def search(
             study's, the folder already holds a study, or it cannot be read or written.
     """
     began = time.monotonic()
-    costs: Costs = settings.pop("costs", partial(kernel_costs, num_classes=getattr(latency, "num_classes", 1000)))
+    counted: dict[str, Any] = {"num_classes": getattr(latency, "num_classes", 1000)}
+    if getattr(latency, "backbone_side", None) is not None:
+        counted = {"latency": latency}
+    costs: Costs = settings.pop("costs", partial(kernel_costs, **counted))
     sampler = settings.pop("sampler", SearchSettings.sampler)
     asked = values.changed(SearchSettings(), settings)
     if not budget.limits and not asked.front:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from mvig_nas import run_folder, scores
+from mvig_nas.architecture import STRIDE
 from mvig_nas.budget import Budget
+from mvig_nas.errors import MvigNasError
 from mvig_nas.search.contracts import STUDY_FILE, Evaluator, Progress
 from mvig_nas.search.loop import search
 from mvig_nas.search.search_settings import DeviceName, SearchSettings, SpaceName
 from mvig_nas.search.study import Study
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.shipped import DEFAULT_DEVICE
-from mvig_nas.values import about
+from mvig_nas.values import about, check
 
 if TYPE_CHECKING:
     from mvig_nas.latency import ArchitectureLatency
@@ -99,6 +101,34 @@ class SearchRequest:
     classes: Annotated[
         int, about("Classes that the network will tell apart; its last layer counts in latency and size.", ge=1)
     ] = 1000
+    task: Annotated[
+        Literal["classify", "features"],
+        about(
+            "What the budget counts: the classifier at its own size, or the backbone of a detector or segmenter, which "
+            "is the network without classifier at --resolution."
+        ),
+    ] = "classify"
+    resolution: (
+        Annotated[
+            int,
+            about("Width of the images of --task features in pixels, a multiple of 32, e.g. 512.", ge=32),
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.task == "features") != (self.resolution is not None):
+            raise MvigNasError(
+                f"--task features must come with --resolution, and --resolution with it, got --task {self.task} and "
+                f"{'no resolution' if self.resolution is None else f'--resolution {self.resolution}'}; give both, or "
+                "leave both out."
+            )
+        if self.resolution is not None and self.resolution % STRIDE:
+            raise MvigNasError(
+                f"--resolution must be a multiple of {STRIDE} pixels, as the coarsest map has one for as many, got "
+                f"{self.resolution}; round it."
+            )
 
     @property
     def name(self) -> str:
@@ -106,7 +136,8 @@ class SearchRequest:
         target = "front" if self.settings.front else "budget"
         if self.budget.latency_ms is not None:
             target = f"{self.budget.latency_ms:g}ms"
-        return f"{Path(self.space).stem}-{target}"
+        task = "" if self.resolution is None else f"-{self.task}{self.resolution}"
+        return f"{Path(self.space).stem}{task}-{target}"
 
 
 @dataclass(frozen=True)
@@ -166,9 +197,13 @@ def run_search(
     asked = request.settings
     with run_folder.entered(folder, COMMAND, request, resume, STUDY_FILE) as goes_on:
         space = Study.load(folder).settings.space if goes_on else SearchSpace.load(request.space)
-        latency = ArchitectureLatency.load(request.device, num_classes=request.classes)
+        latency = ArchitectureLatency.load(
+            request.device, num_classes=request.classes, backbone_side=request.resolution
+        )
         score = scores.load(request.score, seed=asked.seed, data=request.data, space=space)
         labels = {"device": request.device} | ({} if request.data is None else {"data": str(request.data)})
+        if request.resolution is not None:
+            labels |= {"task": request.task, "resolution": str(request.resolution)}
         if resume:
             run_folder.rewrite(folder, COMMAND, request)
         with _evaluator(request, score) as (evaluator, workers):
