@@ -1,83 +1,23 @@
 """No file, however wrong, makes a traceback, a hang, or a file outside its folder."""
 
 import os
-import random
-import resource
-import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from mvig_nas.errors import MvigNasError
+from tests.hostile.judging import Work, refusal
 from tests.hostile.readers import READERS, Reader, malicious
 
 SEEDS = int(os.environ.get("HOSTILE_SEEDS", "30"))
-LONGEST_S = 20  # a loaded machine takes its time, a hang takes for ever
-MOST_BYTES = 2**30
-
-
-class Hang(BaseException):
-    """A reader took too long; no reader may catch it."""
-
-
-def files(folder: Path) -> set[Path]:
-    return set(folder.rglob("*"))
-
-
-@contextmanager
-def limited() -> Iterator[None]:
-    """A hang becomes an error."""
-
-    def stop(*_: object) -> None:
-        raise Hang(f"took longer than {LONGEST_S} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LONGEST_S)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def refusal(reader: Reader, folder: Path) -> str | None:
-    """What a reader says of the files in a folder; None if it takes them."""
-    try:
-        with limited():
-            reader.read(folder)
-    except MvigNasError as error:
-        return str(error)
-    return None
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("reader", READERS, ids=str)
 def test_a_wrong_file_is_taken_or_refused_in_one_line(reader: Reader, tmp_path: Path) -> None:
-    good, work = tmp_path / "good", tmp_path / "work"
-    good.mkdir()
-    reader.make(good)
-    assert refusal(reader, shutil.copytree(good, work)) is None
-    content = (good / reader.file).read_bytes()
-    before = files(tmp_path)
-    failed = []
-    for seed in range(SEEDS):
-        shutil.rmtree(work)
-        shutil.copytree(good, work)
-        (work / reader.file).write_bytes(reader.mutate(content, random.Random(f"{reader.name}/{seed}")))
-        try:
-            said = refusal(reader, work)
-        except Exception as error:
-            failed.append(f"seed {seed}: {type(error).__name__}: {str(error)[:200]}")
-            continue
-        if said is not None and len(said) > 2000:
-            failed.append(f"seed {seed}: a message of {len(said)} letters")
-    outside = {path for path in files(tmp_path) - before if work not in path.parents}
-    assert not outside
+    work = Work(reader, tmp_path)
+    failures = {seed: work.failure(seed) for seed in range(SEEDS)}
+    failed = [f"seed {seed}: {failure}" for seed, failure in failures.items() if failure is not None]
     assert not failed, f"{len(failed)} of {SEEDS}:\n" + "\n".join(failed[:20])
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 4 * MOST_BYTES
 
 
 @pytest.mark.filterwarnings("ignore")
