@@ -21,6 +21,7 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, read_json, save
 
 FILE = "run.json"
+SKIPPED = "skipped_images.json"  # images that the run leaves out
 SCHEMA = 1
 RUNS = Path("results/runs")
 T = TypeVar("T")
@@ -95,7 +96,8 @@ def entered(folder: Path, command: str, request: Any, resume: bool, evidence: st
         yield False
     except BaseException:
         if not (folder / evidence).exists():
-            (folder / FILE).unlink(missing_ok=True)
+            for name in (FILE, SKIPPED):
+                (folder / name).unlink(missing_ok=True)
             with suppress(OSError):
                 for each in made:
                     each.rmdir()

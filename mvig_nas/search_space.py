@@ -363,6 +363,12 @@ class SearchSpace:
 
     def _check_steps(self, number: int) -> None:
         choices = self.stage_choices(number)
+        for name in choices["graph_operator"]:  # a stage without graph blocks looks at none of them
+            if str(name) not in OPERATORS:
+                raise MvigNasError(
+                    f"space {self.name!r}: `stage{number}.graph_operator` must be one of {tuple(OPERATORS)}, got "
+                    f"{name!r}; {closest(str(name), OPERATORS)}"
+                )
         takes_step = any(OPERATORS[str(name)].least_step is not None for name in choices["graph_operator"])
         if not choices["graph_depth"][-1] or not takes_step:
             return

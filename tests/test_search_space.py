@@ -195,6 +195,7 @@ def _edited(**changes: Any) -> dict[str, Any]:
         (_edited(stage2__width=[9, 12]), "`width` must be divisible by `graph_groups`, got width 9 and graph_groups 2"),
         (_edited(stage1__width=[9]), "`stage1.width` must be even, got 9"),
         (_edited(stage1__activation=["mish"]), "stage1: `activation` must be one of"),
+        (_edited(stage1__graph_depth=[0], stage1__graph_operator=["svfa"]), "operator` must be one of .*mean 'svga'"),
         (_edited(stage4__conv_kernel=[4]), "stage4: `conv_kernel` must be odd, got 4"),
         (_edited(stage3__graph_step=[1, 4]), "`stage3.graph_step` must be below the stage's size, 2 pixels"),
         (_edited(head_width=[0]), "`head_width` must be an integer of at least 1, got 0"),

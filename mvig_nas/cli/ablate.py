@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.command(cls=GroupedCommand)
 @click.argument("experiment", metavar="NAME|FILE.toml")
 @data_option(required=False)
-@changes_of(AblateRequest, "changes", leave_out=("experiment", "data", *OF_SINGLE_NETWORKS, *NO_OPTIONS))
+@changes_of(
+    AblateRequest, "changes", leave_out=("experiment", "data", "skip_bad_images", *OF_SINGLE_NETWORKS, *NO_OPTIONS)
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder; a new one if left out.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options not given are its own.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and how their widths are adjusted, and run nothing.")

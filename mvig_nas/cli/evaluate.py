@@ -55,7 +55,7 @@ def evaluate(
     by operation, not by Core ML, so expect a second an image. Several are compared on the same images in one table.
     """
     from mvig_nas.cli.output import print_json, print_table, say, with_error
-    from mvig_nas.image_data import read_split, subset
+    from mvig_nas.image_data import bad_images, read_split, skipped_line, subset, without, write_skipped
     from mvig_nas.latency import ArchitectureLatency
     from mvig_nas.training.accuracy import shares
     from mvig_nas.values import without_nan
@@ -63,6 +63,10 @@ def evaluate(
     images = read_split(data, "val")
     if count is not None:
         images = subset(images, count)
+    bad = bad_images([images]) if execution.skip_bad_images else ()
+    images = without(images, {each.image for each in bad})
+    if bad and not as_json:
+        say(skipped_line(bad))
     predictor = ArchitectureLatency.load(device).predictor
     if len(models) > 1:
         if out is not None:
@@ -75,12 +79,15 @@ def evaluate(
     latency_ms = float(latency.predict_ms([architecture])[0])
     if out is not None:
         _write_evaluation(out, found["mean"], classes)
+        if execution.skip_bad_images:
+            write_skipped(bad, out)
     if as_json:
         print_json(
             {
                 "accuracy": shares(found),
                 "by_class": dict(zip(classes, without_nan(found["mean"].by_class.tolist()), strict=True)),
                 "images": len(images),
+                "skipped": [each.image for each in bad],
                 "device": device,
                 "predicted_latency_ms": latency_ms,
                 "interval_ms": [float(low[0]), float(high[0])],

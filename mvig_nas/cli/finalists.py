@@ -9,7 +9,7 @@ import click
 
 from mvig_nas.cli.generated import GroupedCommand, changes_of, options_of
 from mvig_nas.cli.options import data_option, json_option
-from mvig_nas.cli.output import print_json, print_table, say
+from mvig_nas.cli.output import print_json, print_table, say, say_skipped
 from mvig_nas.cli.progress import Bar
 from mvig_nas.finalists import FinalistsRequest
 from mvig_nas.finalists.request import COMMAND, FOLDER, Resources
@@ -63,6 +63,7 @@ def train_finalists(
     if as_json:
         print_json(found.to_dict())
         return
+    say_skipped(run / FOLDER)
     _print(found)
     winner = run / FOLDER / "winner.json"
     click.echo(f"Winner: {winner}; learning curves: {run / FOLDER / 'learning_curves.png'}")

@@ -6,10 +6,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from mvig_nas.run_folder import SKIPPED
 from mvig_nas.standard_error import standard_error
 
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
@@ -44,6 +46,16 @@ def print_markdown(text: str) -> None:
     from rich.markdown import Markdown
 
     Console(width=_width()).print(Markdown(text))
+
+
+def say_skipped(folder: Path) -> None:
+    """Print which images the run in a folder leaves out, if it does."""
+    if not (folder / SKIPPED).is_file():
+        return
+    from mvig_nas.image_data import read_skipped, skipped_line
+
+    if line := skipped_line(read_skipped(folder) or ()):
+        say(f"{line} The list is {folder / SKIPPED}.")
 
 
 def say(text: str) -> None:

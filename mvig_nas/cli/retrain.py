@@ -105,12 +105,13 @@ def _request(
 
 def _print(done: "Retrained", data: Path, as_json: bool) -> None:
     from mvig_nas.cli.evaluate import accuracy_rows
-    from mvig_nas.cli.output import print_json, print_table
+    from mvig_nas.cli.output import print_json, print_table, say_skipped
     from mvig_nas.training.accuracy import shares
 
     if as_json:
         print_json({"model": str(done.model), "accuracy": shares(done.accuracy), "seconds": done.seconds})
         return
+    say_skipped(done.model.parent)
     title = f"Trained in {done.seconds:.0f} s; on the validation images"
     print_table(title, ["", "top-1", "top-5"], accuracy_rows(done.accuracy))
     click.echo(f"Next: mvig-nas evaluate {done.model} --data {data}")

@@ -100,7 +100,14 @@ def search(
         sys.exit(130)
     print_search(done, " ".join(["mvig-nas", *sys.argv[1:]]), as_json=as_json)
     if finalists is not None and request.data is not None:
-        asked = FinalistsRequest(folder, request.data, finalists, max_epochs=max_epochs, seed=request.settings.seed)
+        asked = FinalistsRequest(
+            folder,
+            request.data,
+            finalists,
+            max_epochs=max_epochs,
+            skip_bad_images=request.skip_bad_images,
+            seed=request.settings.seed,
+        )
         train_finalists(asked, Resources(), resume=(folder / FINALISTS_FOLDER / run_folder.FILE).is_file())
 
 
@@ -135,7 +142,7 @@ class _Shown:
 
 def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
     """Write the report of a search that `command` made, and print what was found."""
-    from mvig_nas.cli.output import count, interval, print_json, print_table, say
+    from mvig_nas.cli.output import count, interval, print_json, print_table, say, say_skipped
     from mvig_nas.report import latency_note, outside_note, predictor_note, preset_rows, score_note, write_report
     from mvig_nas.report.search_report import score_values
     from mvig_nas.scores import meaning_of
@@ -162,6 +169,8 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
             }
         )
         return
+    if study.folder is not None:
+        say_skipped(study.folder)
     say(
         f"{study.judged} architectures judged by predicted latency, {study.evaluated} scored by {study.settings.score} "
         f"with {study.settings.sampler} in {done.seconds:.1f} s."

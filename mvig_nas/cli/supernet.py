@@ -51,6 +51,7 @@ def train(out: Path | None, resume: bool, **asked: Any) -> None:
     Part of the training images is held out, for choosing sub-networks later. On several GPUs:
     torchrun --nproc-per-node 8 -m mvig_nas supernet train ...
     """
+    from mvig_nas.cli.output import say_skipped
     from mvig_nas.training import SupernetRequest, run_supernet_training
 
     saved = saved_request(out, "supernet train", SupernetRequest) if resume else None
@@ -61,6 +62,7 @@ def train(out: Path | None, resume: bool, **asked: Any) -> None:
     if is_first():
         for rollback in outcome.rollbacks:
             click.echo(f"Step {rollback.step} diverged and was left out; its loss was {rollback.loss:.3g}.")
+        say_skipped(folder)
         click.echo(f"Supernet of {request.space.name}: {folder / 'supernet.safetensors'} ({outcome.seconds:.0f} s)")
         space = request.space.name if resume else asked["space"]
         click.echo(
@@ -109,7 +111,7 @@ def rank(supernets: tuple[Path, ...], request: RankRequest, as_json: bool, execu
     Every finished training is kept in --out, so the command can be stopped and given again; two of them at once share
     the work. The recipe and the space are the first supernet's.
     """
-    from mvig_nas.cli.output import print_json, print_markdown
+    from mvig_nas.cli.output import print_json, print_markdown, say_skipped
     from mvig_nas.ranking import markdown_table, rank_networks
 
     request = replace(request, supernets=supernets)
@@ -125,6 +127,7 @@ def rank(supernets: tuple[Path, ...], request: RankRequest, as_json: bool, execu
         agreements = {name: asdict(value) for name, value in ranking.agreements.items()}
         print_json({"folder": str(request.folder), "agreement": agreements})
         return
+    say_skipped(request.folder)
     count = len(ranking.rows)
     click.echo(f"{count} architectures of {ranking.space}, each trained by itself {request.seeds} time(s):\n")
     print_markdown(markdown_table(ranking.agreements))

@@ -50,7 +50,7 @@ def fit(network: str | None, out: Path | None, resume: bool, as_json: bool, **as
     The run's `model` is a folder that timm loads and that knows the images' classes by name: give the run's folder to
     `mvig-nas retrain ARCH --teacher FOLDER`.
     """
-    from mvig_nas.cli.output import print_json, with_error
+    from mvig_nas.cli.output import print_json, say_skipped, with_error
     from mvig_nas.training import TeacherRequest, fit_teacher
 
     saved = saved_request(out, "teacher fit", TeacherRequest) if resume else None
@@ -63,6 +63,7 @@ def fit(network: str | None, out: Path | None, resume: bool, as_json: bool, **as
     if as_json:
         print_json(values.plain(asdict(done)))
         return
+    say_skipped(folder)
     click.echo(f"Top-1 {with_error(done.top1, done.images)} for validation, after {done.seconds:.0f} s: {done.model}")
     click.echo(f"Next: mvig-nas retrain ARCH --data {request.data} --teacher {folder}")
 

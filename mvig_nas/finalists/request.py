@@ -37,6 +37,13 @@ class FinalistsRequest:
         Annotated[Path, about("Folder of a supernet whose slices the trainings begin with; fresh weights if left out.")]
         | None
     ) = None
+    skip_bad_images: Annotated[
+        bool,
+        about(
+            "Read every training image once before the start, leave out those that cannot be read, and list them in "
+            "finalists/skipped_images.json; if not given, the first of them is named and refused."
+        ),
+    ] = False
     seed: Annotated[int, about("Seed of weights, images' order and what is held out.", ge=0)] = 0
 
     def __post_init__(self) -> None:

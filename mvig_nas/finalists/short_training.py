@@ -18,7 +18,7 @@ from torch import nn
 from mvig_nas.architecture import Architecture
 from mvig_nas.files import read_text, save
 from mvig_nas.finalists.request import FinalistsRequest, Resources
-from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split, resized
+from mvig_nas.image_data import BadImage, EvaluationImages, LabelledImages, hold_out, read_split, resized, usable
 from mvig_nas.network import MobileViG
 from mvig_nas.recipes import Recipe
 from mvig_nas.training import Execution, Knowledge, Validated, train_alone
@@ -39,13 +39,15 @@ class Training:
     folder: Path
 
 
-def images_of(request: FinalistsRequest) -> tuple[LabelledImages, LabelledImages]:
-    """Images to train on, and those held out.
+def images_of(request: FinalistsRequest, folder: Path) -> tuple[LabelledImages, LabelledImages, tuple[BadImage, ...]]:
+    """Images to train on, those held out, and those that the finalists in a folder leave out.
 
     Raises:
         MvigNasError: no such images, or too few to hold any out.
     """
-    return hold_out(read_split(request.data, "train"), request.hold_out)
+    parts = hold_out(read_split(request.data, "train"), request.hold_out)
+    (images, held), bad = usable(parts, folder, request.skip_bad_images)
+    return images, held, bad
 
 
 def train_finalist(config: dict[str, Any], training: Training | None = None) -> None:
@@ -60,7 +62,7 @@ def train_finalist(config: dict[str, Any], training: Training | None = None) -> 
     if (folder / RESULT).is_file():
         return
     torch.set_num_threads(max(1, int(training.resources.cpus)))
-    images, held = images_of(training.request)
+    images, held, _ = images_of(training.request, training.folder)
     reporter = _Reporter(held, training.recipe, folder, reported=len(known))
     first = None
     if training.request.supernet is not None:

@@ -29,6 +29,7 @@ from mvig_nas.finalists.choosing import choose
 from mvig_nas.finalists.request import COMMAND, FOLDER, FinalistsRequest, Resources, short_recipe
 from mvig_nas.finalists.results import Finalist, Finalists, State, ordered, write
 from mvig_nas.finalists.short_training import RESULT, Training, images_of, read_reports, train_finalist
+from mvig_nas.image_data import write_skipped
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.search.evaluators.ray_cluster import connected, line, room
 from mvig_nas.search.study import Study
@@ -89,11 +90,13 @@ def hold(
     resources = resources or Resources()
     began = time.monotonic()
     study = Study.load(request.run)
-    images, held = images_of(request)
-    recipe = short_recipe(request.plan, request.max_epochs, request.seed, len(images))
     folder = request.run / FOLDER
+    images, held, bad = images_of(request, folder)
+    recipe = short_recipe(request.plan, request.max_epochs, request.seed, len(images))
     with run_folder.entered(folder, COMMAND, request, resume, CHOSEN) as has_begun:
         entries = _entries(study, request.count, folder if has_begun else None)
+        if request.skip_bad_images:
+            write_skipped(bad, folder)
         save(folder / CHOSEN, json.dumps([values.plain(each) for each in entries], indent=1) + "\n")
     with claim(folder / LOCK) as is_ours:
         if not is_ours:

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from mvig_nas import values
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import make_folder, read_json, save
-from mvig_nas.image_data.folders import LabelledImages, hold_out, read_classes
+from mvig_nas.image_data.folders import LabelledImages, hold_out, read_classes, read_split
+from mvig_nas.image_data.skipping import BadImage, read_skipped, usable, write_skipped
 from mvig_nas.image_data.transforms import read_image
 from mvig_nas.values import about
 
@@ -99,6 +100,28 @@ def split_images(
     record = _Record(1, str(images.absolute()), made.classes, made.train, made.val, made.unreadable)
     save(folder / RECORD, json.dumps(values.plain(record), indent=1) + "\n")
     return made
+
+
+def link_usable(data: Path, folder: Path, record: Path) -> tuple[BadImage, ...]:
+    """Link the images of `data/train` and `data/val` that can be read into `folder`, and list the others.
+
+    Args:
+        data: is split already.
+        folder: where the links are put.
+        record: folder of the list, which says that the links are there.
+
+    Raises:
+        MvigNasError: a class has no image that can be read, or a folder cannot be written.
+    """
+    known = read_skipped(record)
+    if known is not None:
+        return known
+    parts = (read_split(data, "train"), read_split(data, "val"))
+    left, bad = usable(parts, record, skips=True)
+    for part, name in zip(left, ("train", "val"), strict=True):
+        _link(part, folder / name)
+    write_skipped(bad, record)
+    return bad
 
 
 def _unreadable(images: LabelledImages, on_progress: Callable[[int, int], None] | None) -> set[int]:

@@ -62,6 +62,13 @@ class RunRequest:
     hours: Annotated[float, about("Hours that the whole run may take; they set the numbers of epochs.", gt=0)] = 2.0
     finalists: Annotated[int, about("Most networks that are trained as finalists; 0 leaves them out.", ge=0)] = 12
     max_epochs: Annotated[int, about("Most epochs that the winner is trained for.", ge=1)] = 300
+    skip_bad_images: Annotated[
+        bool,
+        about(
+            "Leave out images of `train` and `val` that cannot be read, and list them in skipped_images.json; if not "
+            "given, the first of them is named and refused. Of a folder of classes they are always left out."
+        ),
+    ] = False
     seed: Annotated[int, about("Seed of every step.", ge=0)] = 0
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from mvig_nas.files import read_json, save
 from mvig_nas.finalists import FinalistsRequest, hold
 from mvig_nas.finalists.request import FOLDER as FINALISTS
 from mvig_nas.finalists.request import Resources, short_recipe
-from mvig_nas.image_data import is_split, read_split, split_images
+from mvig_nas.image_data import is_split, link_usable, read_split, skipped_line, split_images
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.pipeline.planning import HOLD_OUT, RunPlan, RunRequest, Speed, make_plan
 from mvig_nas.recipes import Execution, Plan
@@ -154,7 +154,12 @@ def run(
 
 def _split(request: RunRequest, folder: Path, told: OnStep) -> Path:
     if is_split(request.images):
-        return request.images
+        if not request.skip_bad_images:
+            return request.images
+        told(StepShown("images", 0, 1, "reading each image once", "all images"))
+        if text := skipped_line(link_usable(request.images, folder / IMAGES, folder)):
+            told(StepShown("images", 1, 1, text, is_news=True))
+        return folder / IMAGES
     made = split_images(
         request.images, folder / IMAGES, on_progress=lambda done, total: told(StepShown("images", done, total))
     )
@@ -200,7 +205,8 @@ class _Steps:
     @property
     def data(self) -> Path:
         """Where the split images are."""
-        return self.request.images if is_split(self.request.images) else self.folder / IMAGES
+        is_as_given = is_split(self.request.images) and not self.request.skip_bad_images
+        return self.request.images if is_as_given else self.folder / IMAGES
 
     def searched(self) -> Path:
         """Search by the score; the file of its winner."""

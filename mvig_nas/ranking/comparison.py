@@ -137,7 +137,7 @@ def rank_networks(
     Raises:
         MvigNasError: no supernet, images that are not those of the supernet's training, or see `train_alone`.
     """
-    from mvig_nas.image_data import check_same_classes, read_split
+    from mvig_nas.image_data import check_same_classes, read_split, usable, write_skipped
     from mvig_nas.ranking.stand_alone_training import StandAlonePlan, stand_alone, stratified
     from mvig_nas.scores import SupernetScore, training_split
 
@@ -145,13 +145,20 @@ def rank_networks(
         raise MvigNasError("a ranking must be of at least one supernet, got none; name its folder.")
     folder, data, workers = request.folder, request.data, execution.workers
     latency = ArchitectureLatency.load(request.device)
-    scored = [SupernetScore(path, data, device=execution.torch_device, workers=workers) for path in request.supernets]
+    make_folder(folder)
+    skipping_in = folder if execution.skip_bad_images else None
+    if skipping_in is not None:
+        write_skipped(usable((read_split(data, "train"), read_split(data, "val")), folder, skips=True)[1], folder)
+    scored = [
+        SupernetScore(path, data, device=execution.torch_device, workers=workers, skipping_in=skipping_in)
+        for path in request.supernets
+    ]
     first = scored[0].trained
     space = first.supernet.space
     for score in scored:
         score.check_space(space)
-    train_images, _ = training_split(first, data)
-    val_images = read_split(data, "val")
+    parts = training_split(first, data)[0], read_split(data, "val")
+    train_images, val_images = usable(parts, folder, execution.skip_bad_images)[0]
     check_same_classes(train_images, val_images)
     estimators: dict[str, Estimator] = dict(zip(request.names, scored, strict=True))
     if request.proxies:
@@ -161,7 +168,6 @@ def rank_networks(
         warmup = min(recipe.warmup_epochs, request.epochs - 1)
         recipe = replace(recipe, epochs=request.epochs, warmup_epochs=warmup)
     architectures = stratified(space, latency, request.count, request.sample_seed)
-    make_folder(folder)
     plan = StandAlonePlan(train_images, val_images, recipe, range(request.seeds), execution)
     total = len(architectures) * request.seeds
     results = stand_alone(

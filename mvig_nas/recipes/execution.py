@@ -8,7 +8,7 @@ from mvig_nas.values import about, check
 
 @dataclass(frozen=True)
 class Execution:
-    """How a training runs, which does not change what it computes, but for rounding by the precision.
+    """How a training runs, which does not change what it computes, but for rounding and for images that are skipped.
 
     Processes that `torchrun` started share a training; each of them is given the same execution.
 
@@ -35,6 +35,13 @@ class Execution:
         about(
             "Memory layout of the images: channels last, which GPUs are faster with, or channels first.",
             flags=("--channels-last/--channels-first",),
+        ),
+    ] = False
+    skip_bad_images: Annotated[
+        bool,
+        about(
+            "Read every image once before the start, leave out those that cannot be read, and list them in "
+            "skipped_images.json; if not given, the first of them is named and refused."
         ),
     ] = False
     checkpoint_minutes: Annotated[float, about("Minutes between checkpoints.", ge=0)] = 10.0

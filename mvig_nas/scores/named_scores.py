@@ -88,6 +88,7 @@ def load(
     batch_size: int | None = None,
     data: Path | None = None,
     space: SearchSpace | None = None,
+    skipping_in: Path | None = None,
 ) -> Score:
     """A score by its name.
 
@@ -99,6 +100,7 @@ def load(
         batch_size: images a pass, at least 2; None for the proxy's own. SynFlow always takes one.
         data: folder of the images that the supernet was trained on.
         space: what will be searched, and a supernet must hold; None to leave that unchecked.
+        skipping_in: folder of the run whose list of images that cannot be read is left out, as in `SupernetScore`.
 
     Raises:
         MvigNasError: an unknown name, a seed, resolution or batch size out of range, or see `SupernetScore`.
@@ -106,7 +108,7 @@ def load(
     if name.startswith("supernet:"):
         from mvig_nas.scores.supernet_score import load_supernet_score
 
-        score = load_supernet_score(name, data)
+        score = load_supernet_score(name, data, skipping_in)
         if space is not None:
             score.check_space(space)
         return score
@@ -114,7 +116,8 @@ def load(
         from mvig_nas.scores.calibrated_score import CalibratedScore
 
         return CalibratedScore(
-            Path(name.removeprefix("calibrated:")), lambda used, seed: load(used, seed=seed, data=data, space=space)
+            Path(name.removeprefix("calibrated:")),
+            lambda used, seed: load(used, seed=seed, data=data, space=space, skipping_in=skipping_in),
         )
     if name not in NAMES:
         raise MvigNasError(

@@ -17,7 +17,16 @@ from mvig_nas import values
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import append, read_regular
-from mvig_nas.image_data import EvaluationImages, LabelledImages, hold_out, read_split
+from mvig_nas.image_data import (
+    EvaluationImages,
+    LabelledImages,
+    hold_out,
+    read_skipped,
+    read_split,
+    usable,
+    without,
+    write_skipped,
+)
 from mvig_nas.scores.meaning import Meaning
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.supernet import FILE, TrainedSupernet, check_covers, load_supernet
@@ -45,6 +54,8 @@ class SupernetScore:
         workers: the number of processes that read images.
         calibration_images: the number of images that batch norms are measured on; 0 keeps those of the training.
         digest: of the weights that `path` must hold; None for any weights.
+        skipping_in: folder of the run whose list of images that cannot be read is left out; the list is made if there
+            is none. None refuses such images.
 
     Raises:
         MvigNasError: no such supernet, other weights than `digest`, or other images than it was trained on.
@@ -59,6 +70,7 @@ class SupernetScore:
         workers: int = 0,
         calibration_images: int = CALIBRATION_IMAGES,
         digest: str | None = None,
+        skipping_in: Path | None = None,
     ) -> None:
         self.path = path / FILE if path.is_dir() else path
         self.trained = load_supernet(path)
@@ -69,12 +81,18 @@ class SupernetScore:
             )
         self.name = f"{PREFIX}{path}@{self.trained.digest}"
         self._images = data, workers, calibration_images
+        self._skipped: list[str] = []
+        if skipping_in is not None:
+            _, bad = usable(training_split(self.trained, data), skipping_in, skips=True)
+            if read_skipped(skipping_in) is None:
+                write_skipped(bad, skipping_in)
+            self._skipped = [each.image for each in bad]
         self._asked_device = device
         self._prepare()
 
     def _prepare(self) -> None:
         data, workers, calibration_images = self._images
-        rest, held = training_split(self.trained, data)
+        rest, held = (without(part, self._skipped) for part in training_split(self.trained, data))
         recipe = values.read(Recipe, self.trained.training["recipe"], "the supernet's recipe")
         resolution = self.trained.supernet.space.largest.resolution
         self._device = Process.start(self._asked_device).device
@@ -102,6 +120,7 @@ class SupernetScore:
             "trained": replace(self.trained, supernet=supernet),
             "_images": (data.absolute(), *rest),
             "_asked_device": self._asked_device,
+            "_skipped": self._skipped,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -160,7 +179,8 @@ def training_split(trained: TrainedSupernet, data: Path) -> tuple[LabelledImages
             "sub-networks must be scored on images that the supernet has not seen, but its training held out none; "
             "train one with --hold-out 0.1."
         )
-    rest, held = hold_out(read_split(data, "train"), fraction)
+    skipped = values.read(tuple[str, ...], trained.training.get("skipped", []), "the supernet's skipped images")
+    rest, held = (without(part, skipped) for part in hold_out(read_split(data, "train"), fraction))
     if rest.classes != trained.classes or rest.digest != trained.training["images"]:
         raise MvigNasError(
             f"the images in {data}{os.sep}train must be those the supernet was trained on, but their names or classes "
@@ -169,7 +189,7 @@ def training_split(trained: TrainedSupernet, data: Path) -> tuple[LabelledImages
     return rest, held
 
 
-def load_supernet_score(name: str, data: Path | None, *, device: str = "auto", workers: int = 0) -> SupernetScore:
+def load_supernet_score(name: str, data: Path | None, skipping_in: Path | None = None) -> SupernetScore:
     """The score called `supernet:PATH`, or `supernet:PATH@DIGEST` where the weights must be certain ones.
 
     Raises:
@@ -180,4 +200,4 @@ def load_supernet_score(name: str, data: Path | None, *, device: str = "auto", w
         raise MvigNasError("a supernet's score must name its file, got none; write supernet:PATH.")
     if data is None:
         raise MvigNasError(f"score {name!r} needs images to measure top-1 on; give their folder with --data.")
-    return SupernetScore(Path(path), data, device=device, workers=workers, digest=digest or None)
+    return SupernetScore(Path(path), data, digest=digest or None, skipping_in=skipping_in)

@@ -91,6 +91,13 @@ class SearchRequest:
         ]
         | None
     ) = None
+    skip_bad_images: Annotated[
+        bool,
+        about(
+            "Read every image of --data once before the start, leave out those that cannot be read, and list them in "
+            "skipped_images.json; if not given, the first of them is named and refused."
+        ),
+    ] = False
     evaluator: Annotated[
         Literal["local", "ray"],
         about("Scores are computed by this process, or by the workers of Ray (`mvig-nas docs cluster`)."),
@@ -200,7 +207,8 @@ def run_search(
         latency = ArchitectureLatency.load(
             request.device, num_classes=request.classes, backbone_side=request.resolution
         )
-        score = scores.load(request.score, seed=asked.seed, data=request.data, space=space)
+        skipping_in = folder if request.skip_bad_images else None
+        score = scores.load(request.score, seed=asked.seed, data=request.data, space=space, skipping_in=skipping_in)
         labels = {"device": request.device} | ({} if request.data is None else {"data": str(request.data)})
         if request.resolution is not None:
             labels |= {"task": request.task, "resolution": str(request.resolution)}

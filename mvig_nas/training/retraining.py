@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 from mvig_nas import run_folder
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, read_parts, seeded, with_unlabelled
+from mvig_nas.image_data import LabelledImages, read_parts, seeded, usable, with_unlabelled, write_skipped
 from mvig_nas.network import MobileViG, build
 from mvig_nas.recipes import Distillation, Execution, Plan, Recipe, Sources
 from mvig_nas.supernet import FirstWeights, Inheritance
@@ -103,6 +103,8 @@ def retrain(
     images, chosen_by, val_images = read_parts(request.data, plan.recipe.hold_out)
     if sources.unlabelled is not None:
         images = with_unlabelled(images, sources.unlabelled)
+    parts = (images, chosen_by, val_images)
+    (images, chosen_by, val_images), bad = usable(parts, folder, execution.skip_bad_images)
     first = None
     if begin_with := sources.from_model or sources.from_supernet:
         first = read_first_weights(begin_with, request.architecture, images.classes)
@@ -120,6 +122,8 @@ def retrain(
             chosen_by, plan.recipe.preprocessing, folder, about, process=process, workers=execution.workers
         )
         with run_folder.entered(folder, COMMAND, request, execution.resume, FILE):
+            if execution.skip_bad_images and process.is_first:
+                write_skipped(bad, folder)
             trained = train_alone(
                 request.architecture,
                 images,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 from mvig_nas import run_folder
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import LabelledImages, read_parts, seeded
+from mvig_nas.image_data import LabelledImages, read_parts, read_skipped, seeded, usable, write_skipped
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.recipes import Execution, Recipe, Sources, SupernetPlan
 from mvig_nas.search_space import SearchSpace
@@ -73,14 +73,16 @@ def run_supernet_training(
     plan, resume = request.plan, request.execution.resume
     goes_on = run_folder.inspected(folder, COMMAND, request, resume, checkpoint.FILE)
     # The validation split is for the networks that come of it; that it is missing had better be known before.
-    images, _, _ = read_parts(request.data, request.recipe.hold_out)
+    parts, bad = usable(read_parts(request.data, request.recipe.hold_out), folder, request.execution.skip_bad_images)
     process = Process.start(request.execution.torch_device)
     try:
-        teacher = teacher_of(plan, request.sources, images.classes, request.recipe.preprocessing, process.device)
+        teacher = teacher_of(plan, request.sources, parts[0].classes, request.recipe.preprocessing, process.device)
         with run_folder.entered(folder, COMMAND, request, resume, checkpoint.FILE):
+            if request.execution.skip_bad_images and process.is_first:
+                write_skipped(bad, folder)
             return train_supernet(
                 request.space,
-                images,
+                parts[0],
                 request.recipe,
                 folder,
                 plan=plan,
@@ -153,6 +155,8 @@ def train_supernet(
     )
     if Process.start(execution.torch_device).is_first:
         training = {"recipe": plain(recipe), "images": images.digest, **about}
+        if bad := read_skipped(folder):
+            training["skipped"] = [each.image for each in bad]
         save_supernet(folder / FILE, cast(Supernet, outcome.model), images.classes, training)
         write_learning_curves(folder)
     return outcome

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from mvig_nas import run_folder
 from mvig_nas.files import make_folder, save
-from mvig_nas.image_data import EvaluationImages, LabelledImages, Preprocessing, read_parts, seeded
+from mvig_nas.image_data import (
+    EvaluationImages,
+    LabelledImages,
+    Preprocessing,
+    read_parts,
+    seeded,
+    usable,
+    write_skipped,
+)
 from mvig_nas.recipes import Execution, Recipe, TeacherPlan
 from mvig_nas.standard_error import standard_error
 from mvig_nas.training.accuracy import top1
@@ -99,13 +107,16 @@ def fit_teacher(
     began = time.monotonic()
     execution = request.execution
     goes_on = run_folder.inspected(folder, COMMAND, request, execution.resume, FILE)
-    images, chosen_by, val_images = read_parts(request.data, request.recipe.hold_out)
+    parts = read_parts(request.data, request.recipe.hold_out)
+    (images, chosen_by, val_images), bad = usable(parts, folder, execution.skip_bad_images)
     process = Process.start(execution.torch_device)
     try:
         found = load_network(request.network, request.plan.checkpoint)
         pupil, recipe, resolution = _prepared(found, request, len(images.classes))
         validate = _Validation(chosen_by, recipe.preprocessing, resolution, execution.workers)
         with run_folder.entered(folder, COMMAND, request, execution.resume, FILE):
+            if execution.skip_bad_images and process.is_first:
+                write_skipped(bad, folder)
             outcome = train(
                 _Step(pupil, recipe.label_smoothing),
                 images_of(images, recipe, resolution, execution),
