@@ -1,7 +1,11 @@
 """`python benchmarks/latency_published.py [out]`: every latency model tried, on the published rows, families left out.
 
 Writes comparison.csv and .md, out_of_fold.csv, families.csv and predicted_against_published.png into
-results/latency_published, and predictors/published/errors.json, the error figures of the shipped predictors.
+results/latency_published, and into predictors/published errors.json, the error figures of the shipped predictors, and
+interval_scales.json, by how much each device's intervals are wider or narrower.
+
+`python benchmarks/latency_published.py intervals` does the last step alone, from out_of_fold.csv: it writes
+intervals.csv, the coverage by device before and after, and both JSON files.
 """
 
 import csv
@@ -25,12 +29,24 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import SVR
 
 from mvig_nas.latency.features import FEATURES, PRIOR_MS, SHARES, FloatArray
-from mvig_nas.latency.held_out import KNOWN, UNKNOWN, HeldOut, figures, hold_out_pooled, leave_out, parts_of
+from mvig_nas.latency.held_out import (
+    KNOWN,
+    UNKNOWN,
+    HeldOut,
+    error_sizes,
+    figures,
+    hold_out_pooled,
+    interval_scale,
+    leave_out,
+    parts_of,
+    scaled_by_device,
+)
 from mvig_nas.latency.latency_predictor import LatencyPredictor
 from mvig_nas.latency.published import DEVICES, read_published
 from mvig_nas.latency.rows import Rows, chip_of, device_of
 
 ROOT = Path(__file__).resolve().parent.parent
+OUTPUT, PUBLISHED = ROOT / "results" / "latency_published", ROOT / "predictors" / "published"
 CANDIDATES = [{"cost_spread": cost, "chip_spread": chip} for cost, chip in product((3.0, 6.0), (0.1, 0.2))]
 SHRINK = 2.0  # rows of pretended agreement before a laboratory gets a factor of its own
 Model = Callable[[Rows, Rows], FloatArray]  # training rows, rows to predict -> log ms without laboratory
@@ -153,7 +169,7 @@ def fit(rows: Rows, candidate: Mapping[str, float], **options: int) -> LatencyPr
 def main(out: Path) -> None:
     """Run everything."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = read_published(ROOT / "predictors" / "published")
+    rows = read_published(PUBLISHED)
     is_mobilevig = np.array([family == "MobileViG" for family in rows.families])
     table: list[tuple[str, Errors, Errors, bool]] = []
 
@@ -196,8 +212,42 @@ def main(out: Path) -> None:
     }
     (out / "hyperparameters.json").write_text(json.dumps(summary, indent=1) + "\n")
     figures = error_figures(rows, known, unknown)
-    (ROOT / "predictors" / "published" / "errors.json").write_text(json.dumps(figures, indent=1) + "\n")
+    write_intervals(out, rows, known, figures)
     print(json.dumps(summary), f"{time.perf_counter() - start:.0f} s")
+
+
+def intervals_from(out: Path) -> None:
+    """The step of `main` that scales intervals, from the rows that it wrote."""
+    rows = read_published(PUBLISHED)
+    with (out / "out_of_fold.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert tuple(row["network"] for row in written) == rows.networks
+    names = ("predicted_ms", "lower80_ms", "upper80_ms")
+    known = HeldOut(*(np.array([float(row[name]) for row in written]) for name in names))
+    write_intervals(out, rows, known, json.loads((PUBLISHED / "errors.json").read_text()))
+
+
+def write_intervals(out: Path, rows: Rows, known: HeldOut, figures: dict[str, dict[str, float]]) -> None:
+    """Scales of the intervals by device, from rows of families left out, and what they cover.
+
+    A row's own family has no say in the scale that its coverage is counted with.
+    """
+    scaled, devices = scaled_by_device(rows, known), np.array(rows.devices)
+    sizes = error_sizes(rows.latencies_ms, known)
+    scales = {device: round(interval_scale(sizes[devices == device]), 4) for device in DEVICES}
+    overall = errors(rows, scaled).coverage
+    table = []
+    for device in DEVICES:
+        own = devices == device
+        before, after = errors(rows, known, own).coverage, errors(rows, scaled, own).coverage
+        figures[device] |= {"coverage80": round(after, 4), "all_coverage80": round(overall, 4)}
+        table.append([device, int(own.sum()), scales[device], f"{100 * before:.1f}", f"{100 * after:.1f}"])
+    table.append(["all", len(devices), "", f"{100 * errors(rows, known).coverage:.1f}", f"{100 * overall:.1f}"])
+    with (out / "intervals.csv").open("w", newline="") as file:
+        header = ["device", "rows", "scale", "covered %", "covered by scaled intervals %"]
+        csv.writer(file, lineterminator="\n").writerows([header, *table])
+    for name, content in (("errors", figures), ("interval_scales", scales)):
+        (PUBLISHED / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def error_figures(rows: Rows, known: HeldOut, unknown: HeldOut) -> dict[str, dict[str, float]]:
@@ -301,4 +351,7 @@ def plot(path: Path, rows: Rows, held_out: HeldOut) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "results" / "latency_published")
+    if sys.argv[1:] == ["intervals"]:
+        intervals_from(OUTPUT)
+    else:
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUT)

@@ -106,6 +106,11 @@ _SHARE_MARGIN = 0.1  # of the predicted time
 _SEEN_SHARE = 1e-3
 _MATERIAL_SHARE = 0.02
 _NOVEL = 0.97  # of the variance of what costs leave over
+# Attention as far as published networks had it: beyond, the Neural Engine may hand the network to another processor,
+# and a latency is then several times what its costs say: an EfficientViT took 7.8 ms at 512 pixels where 1.7 were
+# predicted.
+MOST_TOKENS = 4096  # of RecNeXt at 512 pixels; beyond it is one published network, PVTv2 at 512
+MOST_WINDOWS = 4  # side by side along the first axis, of MobileViT at 256 pixels
 _OTHER = FEATURES.index("count_other")
 # Priced like what resembles them; no published network holds them, and their share of the time says little: whether the
 # Neural Engine runs DAGC's masks at all is not known.
@@ -266,6 +271,28 @@ def kind_shares(network: Sequence[Kernel], costs_ms: FloatArray) -> dict[str, fl
     for kernel, part in zip(network, parts.tolist(), strict=True):
         shares[kernel.kind] = shares.get(kernel.kind, 0.0) + part / total
     return shares
+
+
+def attention_beyond(network: Sequence[Kernel]) -> dict[str, str]:
+    """Why the attention of a network is larger than published networks', by name of the reason; none where it is not.
+
+    Attention is a product of two maps that is no convolution, whose axes are pixels or channels, or a softmax of it.
+    """
+    maps = [kernel.shape for kernel in network if kernel.kind in ("matmul", "softmax")]
+    rows = max((max(shape[-2:]) for shape in maps if len(shape) > 2), default=0)
+    windows = max((shape[0] for shape in maps if len(shape) > 2), default=0)
+    found: dict[str, str] = {}
+    if rows > MOST_TOKENS:
+        found["attention tokens"] = (
+            f"its attention runs over {rows:,} tokens, which may leave the Neural Engine; published networks had "
+            f"{MOST_TOKENS:,} at most, but for one"
+        )
+    if windows > MOST_WINDOWS:
+        found["attention windows"] = (
+            f"its attention runs in {windows} windows, which may leave the Neural Engine; published networks had "
+            f"{MOST_WINDOWS} at most"
+        )
+    return found
 
 
 def unpriced(network: Sequence[Kernel]) -> list[str]:

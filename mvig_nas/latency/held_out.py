@@ -28,6 +28,8 @@ _RANGES = 4
 _SIZES = (5, 10, 20, 40, 80, 160, 320)
 _HELD_OUT = 0.3  # of the networks, for the learning curve
 _REPEATS = 3
+_AGREEING_ROWS = 20  # of pretended errors that need no other interval
+_LEAST_SIZE = 0.05  # of a needed interval, where rows repeat each other
 OWN = "this predictor"
 KNOWN, UNKNOWN = "laboratory known", "laboratory unknown"
 
@@ -138,6 +140,41 @@ def hold_out_pooled(
         return {KNOWN: HeldOut(*arrays[0]), UNKNOWN: HeldOut(*arrays[1])}
 
     return leave_out(rows, parts, answer)
+
+
+def interval_scale(sizes: FloatArray) -> float:
+    """Factor that a device's intervals need, from rows of it that the fit did not see.
+
+    It is the quantile of the errors that covers a next row with the probability of the interval (split conformal
+    prediction, Vovk 2005: of n errors the (n + 1) / n times as far quantile), drawn to 1 as by 20 rows that need none.
+
+    Args:
+        sizes: absolute errors of log t in half widths of the interval, (n,).
+    """
+    count = len(sizes)
+    if not count:
+        return 1.0
+    needed = float(np.quantile(sizes, min(1.0, COVERAGE * (count + 1) / count)))
+    return float(np.exp(count * np.log(max(needed, _LEAST_SIZE)) / (count + _AGREEING_ROWS)))
+
+
+def error_sizes(measured_ms: FloatArray, held_out: HeldOut) -> FloatArray:
+    """Absolute errors of log t in half widths of the interval, (n,)."""
+    half = np.log(held_out.upper_ms / held_out.lower_ms) / 2
+    sizes: FloatArray = np.abs(np.log(measured_ms / held_out.predicted_ms)) / half
+    return sizes
+
+
+def scaled_by_device(rows: Rows, held_out: HeldOut) -> HeldOut:
+    """Answers by fits without the family, their intervals scaled as the other families' rows on the device need it."""
+    sizes, half = error_sizes(rows.latencies_ms, held_out), np.log(held_out.upper_ms / held_out.lower_ms) / 2
+    families, devices = np.array(rows.families), np.array(rows.devices)
+    scales = np.ones(len(sizes))
+    for family, device in sorted(set(zip(rows.families, rows.devices, strict=True))):
+        others = (devices == device) & (families != family)
+        scales[(devices == device) & (families == family)] = interval_scale(sizes[others])
+    middle, reach = np.sqrt(held_out.lower_ms * held_out.upper_ms), half * scales
+    return HeldOut(held_out.predicted_ms, middle * np.exp(-reach), middle * np.exp(reach))
 
 
 def answers_of_fit(train: Rows, test: Rows, start: LatencyPredictor | None, seed: int) -> HeldOut:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from mvig_nas.latency.new_chip import ChipMove, NewChipModel, move_to_chip
 from mvig_nas.latency.own_device import DeviceFit, OwnDeviceModel, fit_own_device
 from mvig_nas.latency.pooled import PooledModel, PooledSettings, fit_pooled
 from mvig_nas.latency.rows import Rows, checked_rows
-from mvig_nas.values import plain, read
+from mvig_nas.values import about, plain, read
 
 SCHEMA_VERSION = 1
 WILD = 4.0  # robust deviations, beyond which a row is reported
@@ -42,6 +42,7 @@ class _Description:
     groups: tuple[str, ...] = ()
     device_fit: DeviceFit | None = None
     chip_move: ChipMove | None = None
+    interval_scale: Annotated[float, about("Factor of the intervals' width, in log, on this device.", gt=0)] = 1.0
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -106,6 +107,7 @@ class LatencyPredictor:
         measurements_: number of rows per device.
         groups_: the (laboratory, device) labels seen.
         errors_: error figures of a cross-validation, if the one who fitted stored them; forgotten by the next fit.
+        interval_scale_: factor of the intervals' width, in log, if the one who fitted found one; forgotten likewise.
     """
 
     def __init__(
@@ -170,10 +172,9 @@ class LatencyPredictor:
         rows = checked_rows(
             features, latencies_ms, groups=groups, weights=weights, families=families, device=self.device
         )
-        self._model, self.calibration_ = fit_pooled(rows, self.device, self._settings())
-        self.measurements_ = {name: rows.devices.count(name) for name in sorted(set(rows.devices))}
-        self.groups_ = self._model.groups
-        self.errors_: dict[str, float] = {}
+        model, calibration = fit_pooled(rows, self.device, self._settings())
+        counts = {name: rows.devices.count(name) for name in sorted(set(rows.devices))}
+        self._set(model, calibration, counts, {})
         return self
 
     def fit_rows(self, rows: Rows) -> Self:
@@ -228,7 +229,7 @@ class LatencyPredictor:
             raise MvigNasError(f"`coverage` must be in (0, 1), got {coverage}; 0.8 is usual")
         model, features = self._fitted(), np.asarray(features, dtype=np.float64)
         mean, deviation = model.mean(features, group), model.deviation(features, group)
-        reach = deviation * self._quantile(coverage)
+        reach = deviation * (self._quantile(coverage) * self.interval_scale_)
         return np.exp(mean - reach), np.exp(mean + reach)
 
     def covariance_from_features(self, features: FloatArray) -> FloatArray:
@@ -326,6 +327,7 @@ class LatencyPredictor:
             "features": list(FEATURES),
             "chips": list(model.chips),
             "arrays_sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            **({} if self.interval_scale_ == 1 else {"interval_scale": self.interval_scale_}),
             **values,
         }
         save(folder / "predictor.npz", content.getvalue())
@@ -363,6 +365,7 @@ class LatencyPredictor:
                 f"{folder / 'predictor.npz'} must hold the arrays of a fit, got {error}; fit it again"
             ) from error
         predictor._set(model, calibration, description.measurements, description.errors)
+        predictor.interval_scale_ = description.interval_scale
         return predictor
 
     @classmethod
@@ -376,7 +379,7 @@ class LatencyPredictor:
         self, model: LatencyModel, calibration: FloatArray, measurements: Mapping[str, int], errors: Mapping[str, float]
     ) -> None:
         self._model, self.calibration_, self.groups_ = model, calibration, model.groups
-        self.measurements_, self.errors_ = dict(measurements), dict(errors)
+        self.measurements_, self.errors_, self.interval_scale_ = dict(measurements), dict(errors), 1.0
 
     def _settings(self) -> PooledSettings:
         return PooledSettings(**{field.name: getattr(self, field.name) for field in fields(PooledSettings)})

@@ -30,6 +30,7 @@ from mvig_nas.latency.features import (
     UNMEASURED,
     FloatArray,
     Support,
+    attention_beyond,
     kernel_features,
     kind_shares,
     reasons,
@@ -354,6 +355,7 @@ class PooledModel:
             float(residual.novelty(inputs, chip_of(self.device))[0]),
             kind_shares(network, self.costs_ms),
         )
+        found |= attention_beyond(network)
         for kind in unpriced(network):
             found[f"kind {kind}"] = f"{kind} is an operation without a price of its own"
         for kind in UNMEASURED & {kernel.kind for kernel in network}:

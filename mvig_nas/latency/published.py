@@ -97,9 +97,12 @@ def main(folder: Path) -> None:
     fitted = LatencyPredictor().fit_rows(read_published(folder / "published"))
     errors_file = folder / "published" / "errors.json"
     errors = json.loads(errors_file.read_text()) if errors_file.exists() else {}
+    scales_file = folder / "published" / "interval_scales.json"
+    scales = json.loads(scales_file.read_text()) if scales_file.exists() else {}
     for device in DEVICES:
         predictor = fitted.for_device(device)
         predictor.errors_ = errors.get(device, {})
+        predictor.interval_scale_ = scales.get(device, 1.0)
         predictor.save(folder / device)
     newest = fitted.for_device(_NEWEST)
     rows = read_published(folder / "published", "new_chips", "new_chips")

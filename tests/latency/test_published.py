@@ -7,13 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 
 from benchmarks.latency_published import choose
 from mvig_nas.architecture import preset
 from mvig_nas.errors import MvigNasError
-from mvig_nas.kernels import Kernel, of
+from mvig_nas.kernels import Kernel, of, trace
 from mvig_nas.latency import LatencyPredictor, network_features, published
-from mvig_nas.latency.held_out import KNOWN, UNKNOWN, HeldOut, figures, hold_out_pooled, parts_of
+from mvig_nas.latency.features import attention_beyond
+from mvig_nas.latency.held_out import (
+    KNOWN,
+    UNKNOWN,
+    HeldOut,
+    error_sizes,
+    figures,
+    hold_out_pooled,
+    interval_scale,
+    parts_of,
+    scaled_by_device,
+)
 from mvig_nas.latency.published import DEVICES, load_kernels, read_published, save_kernels
 from mvig_nas.latency.rows import Rows, device_of
 
@@ -58,6 +71,7 @@ def test_shipped_predictors_load_and_know_how_good_they_are(device: str, rows: R
     assert predictor.errors_["all_median_error"] <= 0.12
     assert predictor.errors_["all_spearman"] >= 0.95
     assert 0.75 <= predictor.errors_["all_coverage80"] <= 0.90
+    assert 0.75 <= predictor.errors_["coverage80"] <= 0.87
     lower, upper = predictor.interval_from_features_ms(rows.features)
     predicted = predictor.predict_from_features_ms(rows.features)
     assert np.all((lower > 0.2) & (lower < predicted) & (predicted < upper) & (upper < 500))
@@ -72,6 +86,7 @@ def test_the_shipped_predictors_are_made_again_from_the_shipped_rows(rows: Rows,
             ours.predict_from_features_ms(rows.features), shipped.predict_from_features_ms(rows.features), rtol=2e-3
         )
         assert ours.errors_ == shipped.errors_
+        assert ours.interval_scale_ == shipped.interval_scale_ != 1
 
 
 def test_mobilevig_is_predicted_near_its_authors() -> None:
@@ -142,3 +157,53 @@ def test_features_of_shipped_kernels_are_finite(rows: Rows) -> None:
     assert np.all(np.isfinite(rows.features))
     assert np.all(rows.features >= 0)
     assert network_features([of(preset("mobilevig_ti"))]).shape == rows.features[:1].shape
+
+
+def test_a_device_whose_errors_are_large_gets_wider_intervals() -> None:
+    assert interval_scale(np.array([])) == 1
+    assert interval_scale(np.full(20, 4.0)) == pytest.approx(2.0)  # half way to 4, in log
+    assert interval_scale(np.full(20, 0.25)) == pytest.approx(0.5)
+    # of 9 errors the largest is the one that covers a next row with 80 %
+    sizes = np.linspace(0.1, 0.9, 9)
+    assert interval_scale(sizes) == pytest.approx(np.quantile(sizes, 8 / 9) ** (9 / 29))
+
+
+def test_a_familys_own_errors_do_not_scale_its_intervals(few: Rows) -> None:
+    half = np.exp(np.full(len(few.networks), 0.1))
+    predicted = few.latencies_ms * np.exp(0.2)
+    narrow = HeldOut(predicted, predicted / half, predicted * half)
+    np.testing.assert_allclose(error_sizes(few.latencies_ms, narrow), 2)
+    out = np.array([family == "ResNet" for family in few.families])
+    wild = replace(few, latencies_ms=np.where(out, few.latencies_ms * 9, few.latencies_ms))
+    before, after = scaled_by_device(few, narrow), scaled_by_device(wild, narrow)
+    np.testing.assert_array_equal(after.upper_ms[out], before.upper_ms[out])
+    assert (after.upper_ms[~out] > before.upper_ms[~out]).any()
+    assert (before.upper_ms >= narrow.upper_ms).all()  # a device of one family has no others
+
+
+def test_a_scale_is_kept_and_scales_both_ends(rows: Rows, tmp_path: Path) -> None:
+    predictor = LatencyPredictor.load(SHIPPED / "iphone-14")
+    scale = predictor.interval_scale_
+    wide = [np.log(each) for each in predictor.interval_from_features_ms(rows.features[:3])]
+    middle = np.log(predictor.predict_from_features_ms(rows.features[:3]))
+    predictor.save(tmp_path / "kept")
+    assert LatencyPredictor.load(tmp_path / "kept").interval_scale_ == scale
+    predictor.interval_scale_ = 1.0
+    plain = [np.log(each) for each in predictor.interval_from_features_ms(rows.features[:3])]
+    for end, unscaled in zip(wide, plain, strict=True):
+        np.testing.assert_allclose(end - middle, (unscaled - middle) * scale)
+    assert predictor.for_device("iphone-13").interval_scale_ == 1
+
+
+def test_attention_beyond_what_was_published_is_a_guess() -> None:
+    """An EfficientViT was measured at 7.8 ms at 512 pixels, where 1.7 ms had been predicted."""
+    known = load_kernels(SHIPPED / "published" / "kernels.npz")
+    assert [name for name, network in known.items() if attention_beyond(network)] == ["pvt_v2_b1@512-features"]
+    predictor = LatencyPredictor.load(SHIPPED / "iphone-13")
+    for side, said in ((224, []), (512, ["its attention runs in 25 windows, which may leave the Neural Engine"])):
+        with torch.device("meta"):
+            network = timm.create_model("efficientvit_m4", features_only=True, img_size=side).eval()
+        (reasons,) = predictor.outside([trace(network, (3, side, side))])
+        assert [reason.partition(";")[0] for reason in reasons] == said
+    whole = Kernel("matmul", (1, 5000, 64), 10**6, 6, 32, 0)
+    assert "over 5,000 tokens" in attention_beyond([whole])["attention tokens"]
