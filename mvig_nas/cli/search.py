@@ -79,8 +79,9 @@ def search(
     request = values.changed(saved_request(resumed_folder(out)) if resume else SearchRequest(), changes)
     if not request.settings.front and not request.budget.limits:
         raise click.UsageError("Give a budget, e.g. --latency-budget 1.0ms, or --front.")
-    if request.evaluator == "local" and changes.get("ray"):
-        option = values.option_at(SearchRequest, f"ray.{next(iter(changes['ray']))}")
+    of_ray = [name for name in changes.get("ray", {}) if name != "workers"]
+    if request.evaluator == "local" and of_ray:
+        option = values.option_at(SearchRequest, f"ray.{of_ray[0]}")
         raise click.UsageError(f"{option} must come with --evaluator ray; add it, or leave {option} out.", ctx)
     if finalists is not None and request.data is None:
         raise click.UsageError("--finalists needs the images: --data FOLDER.", ctx)
@@ -121,7 +122,8 @@ def _renamed(ctx: click.Context, evaluator: str | None) -> None:
 def _resume(request: SearchRequest, folder: Path) -> str:
     by_ray = "" if request.evaluator == "local" else " --evaluator ray"
     address = "" if request.ray.address is None else f" --address {request.ray.address}"
-    return f"mvig-nas search --resume --out {folder}{by_ray}{address}"
+    workers = "" if request.ray.workers is None else f" --workers {request.ray.workers}"
+    return f"mvig-nas search --resume --out {folder}{by_ray}{address}{workers}"
 
 
 class _Shown:

@@ -2,11 +2,8 @@
 
 import json
 import multiprocessing
-import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,7 +25,7 @@ from mvig_nas.coreml.package import (
 )
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim, holder, make_folder, read_json, remove_unfinished, save
-from mvig_nas.futures import as_completed
+from mvig_nas.futures import as_completed, begin_worker
 from mvig_nas.run_folder import require_same
 from mvig_nas.values import about, check, plain
 
@@ -281,16 +278,8 @@ def _begin_worker(staging: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_worker()
     tempfile.tempdir = staging
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _made(architecture: Architecture, task: _Task) -> _Outcome:

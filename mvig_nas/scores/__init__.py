@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from mvig_nas.lazy import attributes_of
 from mvig_nas.scores.meaning import Meaning, meaning_of
-from mvig_nas.scores.named_scores import DEFAULT, NAMES, Score, load
+from mvig_nas.scores.named_scores import DEFAULT, NAMES, Score, load, takes_cores
 
 if TYPE_CHECKING:
     from mvig_nas.scores.activation_proxies import naswot, zen
@@ -28,6 +28,7 @@ __all__ = [
     "save_calibrated",
     "snip",
     "synflow",
+    "takes_cores",
     "training_split",
     "zen",
     "zico",

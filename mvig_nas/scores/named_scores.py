@@ -80,6 +80,17 @@ NAMES: tuple[str, ...] = (*_BATCH_SIZES, *_FREE)
 DEFAULT = "naswot"
 
 
+def takes_cores(score: Score) -> bool:
+    """Whether several processes compute a score faster than one: it takes a core's time, and not a GPU's."""
+    if score.name in _FREE:
+        return False
+    if isinstance(score, NetworkScore):
+        return True
+    import torch
+
+    return not torch.cuda.is_available()
+
+
 def load(
     name: str = DEFAULT,
     *,

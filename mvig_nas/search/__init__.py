@@ -5,7 +5,7 @@ from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STUDY_FILE, 
 from mvig_nas.search.drawing import SampleRequest, draw
 from mvig_nas.search.loop import kernel_costs, search
 from mvig_nas.search.samplers import SAMPLERS, resolve, sampler_of
-from mvig_nas.search.search_run import RayOptions, SearchRequest, SearchRun, run_search, saved_request
+from mvig_nas.search.search_run import SearchRequest, SearchRun, WorkerOptions, run_search, saved_request
 from mvig_nas.search.search_settings import SearchSettings, StudySettings
 from mvig_nas.search.study import CANDIDATES_FILE, Study, pareto_front
 from mvig_nas.search.turn import attainable
@@ -20,7 +20,6 @@ __all__ = [
     "Candidate",
     "Latency",
     "Progress",
-    "RayOptions",
     "SampleRequest",
     "Score",
     "SearchRequest",
@@ -28,6 +27,7 @@ __all__ = [
     "SearchSettings",
     "Study",
     "StudySettings",
+    "WorkerOptions",
     "attainable",
     "draw",
     "kernel_costs",

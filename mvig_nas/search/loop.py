@@ -31,7 +31,7 @@ from mvig_nas.search.contracts import (
 )
 from mvig_nas.search.evaluators.local import LocalEvaluator
 from mvig_nas.search.samplers import resolve, sampler_of
-from mvig_nas.search.search_settings import SearchSettings, StudySettings
+from mvig_nas.search.search_settings import BATCH, SearchSettings, StudySettings
 from mvig_nas.search.study import Study
 from mvig_nas.search.turn import Judge, Turn, attainable
 from mvig_nas.search_space import SearchSpace
@@ -121,7 +121,7 @@ def search(
         if earlier is not None and sampler == "auto":
             # another version may take another one for `auto`
             sampler = earlier.settings.sampler
-        batch = asked.batch or (1 if earlier is None else earlier.settings.batch)
+        batch = asked.batch or (BATCH if earlier is None else earlier.settings.batch)
         own = StudySettings(
             **vars(asked) | {"sampler": resolve(sampler), "batch": batch or 1},
             space=space,

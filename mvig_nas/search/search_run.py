@@ -11,9 +11,10 @@ from mvig_nas import run_folder, scores
 from mvig_nas.architecture import STRIDE
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
+from mvig_nas.futures import usable_cores
 from mvig_nas.search.contracts import STUDY_FILE, Evaluator, Progress
 from mvig_nas.search.loop import search
-from mvig_nas.search.search_settings import DeviceName, SearchSettings, SpaceName
+from mvig_nas.search.search_settings import BATCH, DeviceName, SearchSettings, SpaceName
 from mvig_nas.search.study import Study
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.shipped import DEFAULT_DEVICE
@@ -27,33 +28,43 @@ _PROPOSALS_PER_WORKER = 2  # so that few wait for the last of a turn
 
 
 @dataclass(frozen=True)
-class RayOptions:
-    """How the workers of Ray compute scores."""
+class WorkerOptions:
+    """How several processes, or the workers of Ray, compute scores; all but `workers` is for Ray."""
 
-    TITLE: ClassVar = "With --evaluator ray"
+    TITLE: ClassVar = "Workers"
 
     address: (
         Annotated[
             str,
             about(
-                "Address of the head of a Ray cluster that this machine is in; Ray is started on this machine if it is "
-                "not given.",
+                "Address of the head of a Ray cluster that this machine is in, for --evaluator ray; Ray is started on "
+                "this machine if it is not given.",
                 metavar="auto|HOST:PORT",
             ),
         ]
         | None
     ) = None
     workers: (
-        Annotated[int, about("Number of scores computed at once; as many as there is room for if not given.", ge=1)]
+        Annotated[
+            int,
+            about(
+                "Number of scores computed at once, each by a process with one thread. If not given, there are as many "
+                "as the machine has cores, but no more than a turn has proposals and 1 on a GPU; with --evaluator ray, "
+                "as many as the cluster has room for.",
+                ge=1,
+            ),
+        ]
         | None
     ) = None
-    cpus_per_worker: Annotated[float, about("CPUs that each worker takes of its node.", gt=0)] = 1.0
-    gpus_per_worker: Annotated[float, about("GPUs that each worker takes of its node; may be a fraction.", ge=0)] = 0.0
+    cpus_per_worker: Annotated[float, about("CPUs that each worker of Ray takes of its node.", gt=0)] = 1.0
+    gpus_per_worker: Annotated[
+        float, about("GPUs that each worker of Ray takes of its node; may be a fraction.", ge=0)
+    ] = 0.0
     evaluation_timeout_s: (
         Annotated[
             float,
             about(
-                "Time after which a score is given up, e.g. 10min; never if not given.",
+                "Time after which a worker of Ray gives a score up, e.g. 10min; never if not given.",
                 gt=0,
                 flags=("--evaluation-timeout",),
                 unit="seconds",
@@ -100,11 +111,11 @@ class SearchRequest:
     ] = False
     evaluator: Annotated[
         Literal["local", "ray"],
-        about("Scores are computed by this process, or by the workers of Ray (`mvig-nas docs cluster`)."),
+        about("Scores are computed on this machine, or by the workers of Ray (`mvig-nas docs cluster`)."),
     ] = "local"
     budget: Budget = field(default_factory=Budget)
     settings: SearchSettings = field(default_factory=SearchSettings)
-    ray: RayOptions = field(default_factory=RayOptions)
+    ray: WorkerOptions = field(default_factory=WorkerOptions)
     classes: Annotated[
         int, about("Classes that the network will tell apart; its last layer counts in latency and size.", ge=1)
     ] = 1000
@@ -166,7 +177,7 @@ def saved_request(folder: Path) -> SearchRequest:
     if (folder / run_folder.FILE).exists():
         saved = run_folder.reopen(folder, COMMAND, SearchRequest)
         settings = replace(saved.settings, time_limit_s=None)
-        return replace(saved, settings=settings, evaluator="local", ray=RayOptions())
+        return replace(saved, settings=settings, evaluator="local", ray=WorkerOptions())
     # an older mvig-nas kept everything in the study
     kept = Study.load(folder).settings
     return SearchRequest(
@@ -214,8 +225,7 @@ def run_search(
             labels |= {"task": request.task, "resolution": str(request.resolution)}
         if resume:
             run_folder.rewrite(folder, COMMAND, request)
-        with _evaluator(request, score) as (evaluator, workers):
-            by_workers = None if evaluator is None or goes_on else _PROPOSALS_PER_WORKER * workers
+        with _evaluator(request, score) as (evaluator, proposals):
             study = search(
                 space,
                 score,
@@ -225,7 +235,7 @@ def run_search(
                 resume=goes_on,
                 evaluator=evaluator,
                 on_candidate=on_candidate,
-                **vars(asked) | {"batch": asked.batch or by_workers, "labels": labels},
+                **vars(asked) | {"batch": asked.batch or (None if goes_on else proposals), "labels": labels},
             )
         seconds = time.monotonic() - began
         run_folder.conclude(
@@ -237,9 +247,17 @@ def run_search(
 
 @contextmanager
 def _evaluator(request: SearchRequest, score: scores.Score) -> Iterator[tuple[Evaluator | None, int]]:
-    """Who computes the scores, None for this process, and how many of them at once."""
+    """Who computes the scores, None for this process, and how many proposals a turn should have for them."""
     if request.evaluator == "local":
-        yield None, 1
+        batch = request.settings.batch or BATCH
+        workers = request.ray.workers or (min(usable_cores(), batch) if scores.takes_cores(score) else 1)
+        if workers == 1:
+            yield None, batch
+            return
+        from mvig_nas.search.evaluators.processes import ProcessEvaluator
+
+        with ProcessEvaluator(score, workers) as processes:
+            yield processes, batch
         return
     from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 
@@ -252,4 +270,4 @@ def _evaluator(request: SearchRequest, score: scores.Score) -> Iterator[tuple[Ev
         gpus=ray.gpus_per_worker,
         timeout_s=ray.evaluation_timeout_s,
     ) as evaluator:
-        yield evaluator, evaluator.workers
+        yield evaluator, _PROPOSALS_PER_WORKER * evaluator.workers

@@ -11,6 +11,7 @@ from mvig_nas.search_space import SearchSpace
 from mvig_nas.values import about
 
 SCHEMA = 1
+BATCH = 4  # results/search_workers: as good as 1, and two processes have enough to do
 
 SpaceName = Annotated[
     str, about("Search space: a name that `mvig-nas spaces` lists, or a file of your own.", metavar="NAME|FILE.toml")
@@ -49,7 +50,7 @@ class SearchSettings:
         Annotated[
             int,
             about(
-                "Number of architectures that a turn proposes at least, so that several workers have enough to do; 1, "
+                "Number of architectures that a turn proposes at least, so that several workers have enough to do; 4, "
                 "or twice the workers of Ray, if not given. Another batch is another search, like another seed.",
                 ge=1,
             ),
