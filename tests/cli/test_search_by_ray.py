@@ -34,7 +34,7 @@ def test_it_is_the_search_without_ray(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--address", "auto"], "--address must come with --evaluator ray"),
-        (["--workers", "2"], "--workers must come with --evaluator ray"),
+        (["--workers", "2", "--gpus-per-worker", "1"], "--gpus-per-worker must come with --evaluator ray"),
         (["--evaluation-timeout", "10min"], "--evaluation-timeout must come with --evaluator ray"),
         (["--evaluator", "ray", "--address", "127.0.0.1:1"], "the head of a Ray cluster must answer at 127.0.0.1:1"),
         (["--evaluator", "slurm"], "'slurm' is not one of 'local', 'ray'"),
@@ -49,9 +49,9 @@ def test_wrong_options(options: list[str], message: str, tmp_path: Path) -> None
 
 
 def test_the_old_name_of_the_option_still_works_and_names_the_new_one(tmp_path: Path) -> None:
-    done = run(*SEARCH, "--engine", "local", "--workers", "2", folder=tmp_path)
+    done = run(*SEARCH, "--engine", "local", "--cpus-per-worker", "2", folder=tmp_path)
     assert "--engine is now called --evaluator." in done.stderr
-    assert "--workers must come with --evaluator ray" in done.stderr
+    assert "--cpus-per-worker must come with --evaluator ray" in done.stderr
     done = run(*SEARCH, "--engine", "ray", "--address", "127.0.0.1:1", folder=tmp_path)
     assert done.stderr.splitlines()[0] == "--engine is now called --evaluator."
     assert "the head of a Ray cluster must answer at 127.0.0.1:1" in done.stderr
