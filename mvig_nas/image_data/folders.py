@@ -80,7 +80,8 @@ def read_split(data: Path, split: Literal["train", "val"]) -> LabelledImages:
     if folder is None:
         looked_for = " or ".join(repr(name) for name in SPLITS[split])
         raise MvigNasError(
-            f"{data} must hold a folder {looked_for}, got {_listed(_entries(data))}; arrange the images as {layout}."
+            f"{data} must hold a folder {looked_for}, got {_listed(_entries(data))}; arrange the images as {layout}. "
+            "`mvig-nas run` takes folders of classes as they are, and splits them."
         )
     return read_classes(folder, layout)
 

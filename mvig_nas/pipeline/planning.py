@@ -1,5 +1,6 @@
 """How much of everything fits into the time there is: a plan is made once, from measured speed, and then kept."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -159,11 +160,11 @@ def make_plan(request: RunRequest, space: str, images: int, speed: Speed) -> Run
     shortest = min(_FEWEST_EPOCHS, request.max_epochs)
     final = min(int((left_s - finalists_s) / epoch_s), request.max_epochs)
     if final < shortest:
-        needed = (search_s + _SPARE_S + shortest * epoch_s) / 3600
+        needed = math.ceil(1000 * (search_s + _SPARE_S + shortest * epoch_s) / 3600) / 1000  # advice that holds
         raise MvigNasError(
-            f"a run must have time for {shortest} epochs of {images:,} images, which take {needed:.1g} hours at the "
-            f"{speed.images_per_second:.0f} images a second of this machine, got --hours {request.hours:g}; give more "
-            "hours, or fewer images."
+            f"a run must have time for a search, {shortest} epochs of {images:,} images and an export, which take "
+            f"{needed:,.3f} hours at the {speed.images_per_second:.0f} images a second of this machine, got --hours "
+            f"{request.hours:g}; give more hours, or fewer images."
         )
     return RunPlan(
         space=space,

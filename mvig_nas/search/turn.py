@@ -133,7 +133,7 @@ def _out_of_reach(space: SearchSpace, judge: Judge, name: str, least: Architectu
         return (
             f"the latency budget must be within the space's reach, got {limit:g}ms: the fastest architecture found in "
             f"{space.name!r} takes {reached:.4f}ms{bound} (fingerprint {least.fingerprint}); ask for {advice} or more, "
-            f"or take another space. It is {least.to_json()}"
+            "or take another space."
         )
     return (
         f"the budget `{name}` must be within the space's reach, got {limit:g}: the least found in {space.name!r} is "

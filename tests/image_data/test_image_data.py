@@ -131,7 +131,7 @@ class TestFolders:
         shutil.rmtree(copy / "val")
         with pytest.raises(
             MvigNasError,
-            match=r"copy must hold a folder 'val' or 'validation' or 'valid', got 'train'; .* as val/CLASS/\*\.jpg\.$",
+            match=r"copy must hold a folder 'val' or 'validation' or 'valid', got 'train'; .* as val/CLASS/\*\.jpg\. ",
         ):
             read_split(copy, "val")
         (tmp_path / "empty").mkdir()
