@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mvig_nas.coreml import Bulk, Exported
 
 _OF_DETAILS = ("author", "license", "model_version", "description", "trained_on", "device")
-_ONE_ONLY = ("overwrite", "graph_step", *_OF_DETAILS, "palettize", "quantize_weights", "data", "images")
+_ONE_ONLY = ("overwrite", "graph_step", *_OF_DETAILS, "palettize", "quantize_weights", "data", "images", "batch")
 _RANDOM = "THE WEIGHTS ARE RANDOM. THE PACKAGE IS FOR TIMING ONLY: WHAT IT ANSWERS MEANS NOTHING."
 
 

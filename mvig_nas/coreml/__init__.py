@@ -13,8 +13,9 @@ from mvig_nas.coreml.bulk_export import (
 )
 from mvig_nas.coreml.compression import Compressed, Compression, compress
 from mvig_nas.coreml.details import PackageDetails
+from mvig_nas.coreml.export_options import ExportOptions, read_labels
 from mvig_nas.coreml.exporting import Exported, ExportRequest, export_target
-from mvig_nas.coreml.package import PREPROCESSING, ExportOptions, Operation, operations, read_labels
+from mvig_nas.coreml.package import PREPROCESSING, Operation, operations
 from mvig_nas.lazy import attributes_of
 
 if TYPE_CHECKING:

@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import mvig_nas
 from mvig_nas import values
 from mvig_nas.architecture import Architecture
+from mvig_nas.coreml.export_options import DeploymentTarget, ExportOptions, InputKind
 from mvig_nas.coreml.exporting import UNTRAINED, ExportRequest
-from mvig_nas.coreml.package import (
-    METADATA_PREFIX,
-    SUFFIX,
-    DeploymentTarget,
-    ExportOptions,
-    InputKind,
-    SavedProgram,
-    content_sha256,
-)
+from mvig_nas.coreml.package import METADATA_PREFIX, SUFFIX, SavedProgram, content_sha256
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim, holder, make_folder, read_json, remove_unfinished, save
 from mvig_nas.futures import as_completed, begin_worker

@@ -15,6 +15,7 @@ import mvig_nas
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import digests, tools
 from mvig_nas.coreml.details import PREVIEW, PREVIEW_OF_CLASSIFIERS, TRAINED_ON, default_description
+from mvig_nas.coreml.export_options import ExportOptions
 from mvig_nas.coreml.package import (
     INPUT_NAME,
     LABEL_NAME,
@@ -23,7 +24,6 @@ from mvig_nas.coreml.package import (
     PIXEL_MAXIMUM,
     PROBABILITIES_NAME,
     SUFFIX,
-    ExportOptions,
 )
 from mvig_nas.errors import MvigNasError
 from mvig_nas.network import MobileViG, build, for_inference
@@ -62,7 +62,7 @@ def export(
     check: Callable[[Path], object] | None = None,
     staging: Path | None = None,
 ) -> Path:
-    """Write the network as a Core ML package: an fp16 ML program, batch 1, at the architecture's resolution.
+    """Write the network as a Core ML package: an fp16 ML program of images of the architecture's resolution.
 
     The package appears under `path` whole or not at all; it is built beside it and renamed.
 
@@ -92,7 +92,7 @@ def export(
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        shape = (1, 3, network.architecture.resolution, network.architecture.resolution)
+        shape = (options.batch, 3, network.architecture.resolution, network.architecture.resolution)
         with torch.no_grad():
             program = torch.export.export(deployed.eval(), (torch.zeros(shape),)).run_decompositions({})
         with tools.quiet():
@@ -212,7 +212,7 @@ def _describe(description: Any, network: MobileViG, options: ExportOptions, entr
     if options.is_image and options.class_labels is not None:
         metadata.userDefined[PREVIEW] = PREVIEW_OF_CLASSIFIERS
     by_name = {
-        LOGITS_NAME: "one number a class before softmax, (1, classes)",
+        LOGITS_NAME: f"one number a class before softmax, ({options.batch}, classes)",
         LABEL_NAME: "the likeliest class",
         PROBABILITIES_NAME: "probability of each class",
     }
@@ -222,7 +222,7 @@ def _describe(description: Any, network: MobileViG, options: ExportOptions, entr
     description.input[0].shortDescription = (
         f"RGB image of {side} x {side} pixels from 0 to 255, each channel normalised inside: {entries['normalisation']}"
         if options.is_image
-        else f"(1, 3, {side}, {side}), normalised as in training"
+        else f"({options.batch}, 3, {side}, {side}), normalised as in training"
     )
 
 

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml.compression import Compressed, Compression, compress
 from mvig_nas.coreml.details import accuracy_entries, latency_entries
-from mvig_nas.coreml.package import (
-    PREPROCESSING,
-    SUFFIX,
-    ExportOptions,
-    read_labels,
-)
+from mvig_nas.coreml.export_options import ExportOptions, read_labels
+from mvig_nas.coreml.package import PREPROCESSING, SUFFIX
 from mvig_nas.errors import MvigNasError
 from mvig_nas.values import about, check, plain
 
@@ -25,6 +21,7 @@ if TYPE_CHECKING:
     from mvig_nas.network import MobileViG
 
 UNTRAINED = "untrained"  # begins what the metadata say of random weights
+CLASSES = "classes"  # entry of the metadata: names of a trained model's classes, where the package has no labels
 _CHECKPOINTS = (".pth", ".pt", ".tar", ".safetensors")
 
 
@@ -141,18 +138,23 @@ def export_target(target: str, package: Path | None = None, request: ExportReque
         from mvig_nas.training.model_folder import read_model
 
         trained = read_model(path)
-        network, weights, labels = trained.network, f"model {path.name}", labels or trained.classes
+        network, weights = trained.network, f"model {path.name}"
+        if options.batch == 1:
+            labels = labels or trained.classes
         preprocessing = trained.preprocessing
         options = replace(options, mean=preprocessing.mean, std=preprocessing.std)
         metadata = {PREPROCESSING: json.dumps(plain(preprocessing))}
         metadata |= accuracy_entries(trained.about, preprocessing.crop_fraction)
+        if options.batch > 1:  # without labels, the order of the logits is told here
+            metadata[CLASSES] = json.dumps(trained.classes)
     elif path.suffix in _CHECKPOINTS:
         network, weights = load_reference_checkpoint(path, request.graph_step), f"checkpoint {path.name}"
     else:
         classes = request.num_classes or len(labels or ()) or 1000
         network = untrained(Architecture.load(target), classes, request.seed)
         weights = f"{UNTRAINED}, seed {request.seed}"
-    metadata |= latency_entries(network.architecture, options.details.device)
+    if options.batch == 1:  # what is predicted is one image
+        metadata |= latency_entries(network.architecture, options.details.device)
     verified: list[Verification] = []
     path = package or Path(f"{path.stem.removesuffix('.pth')}{SUFFIX}")
 

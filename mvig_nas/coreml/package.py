@@ -1,25 +1,23 @@
-"""What a package takes and gives; and a saved one read back from its files (manifest, program, weights)."""
+"""A saved package read back from its files: manifest, program, weights."""
 
 import hashlib
 import json
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvig_nas.coreml import digests, tools
 from mvig_nas.coreml.compressed_constants import BLOBS, BYTES, Compressed, from_bits, is_compressed, unpacked
-from mvig_nas.coreml.details import PackageDetails
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import read_regular, read_text
+from mvig_nas.files import read_regular
 from mvig_nas.recipes import Preprocessing
-from mvig_nas.values import about, check
 
 CONV_KINDS = ("conv", "conv_transpose")
 PROGRAM_KINDS = {"relu6": "clip"}  # of kernels, where a program calls them otherwise
@@ -40,72 +38,6 @@ _BLOB = struct.Struct("<IIQQ")
 _BLOB_MARK = 0xDEADBEEF
 _MOST_BYTES = 2 * 2**30
 _NORMALISATION_TOLERANCE = 2e-3  # of normalised pixels, which reach 2.6: about one step of fp16 there
-
-
-InputKind = Annotated[
-    Literal["image", "tensor"],
-    about(
-        "What the package takes: an RGB image of 0 to 255, which it normalises inside, or the normalised tensor.",
-        flags=("--input",),
-    ),
-]
-DeploymentTarget = Annotated[
-    Literal["iOS16", "iOS17", "iOS18", "iOS26"], about("Oldest iOS that must run the package.", flags=("--target",))
-]
-_PositiveShare = Annotated[float, about("A standard deviation on a scale of 0 to 1.", gt=0)]
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a package takes and gives, and where it runs.
-
-    Attributes:
-        input_kind: `image` takes an RGB image of 0 to 255 and normalises it inside; `tensor` takes the normalised
-            (1, 3, R, R) in fp16.
-        minimum_deployment_target: `iOS16`, `iOS17`, `iOS18` or `iOS26`.
-        class_labels: names of the classes; they make the package a classifier that returns a label and probabilities
-            (softmax) instead of logits (1, num_classes).
-        mean: what an image's channels are normalised by, on a scale of 0 to 1.
-        std: likewise, above 0.
-        details: what the package says of itself.
-
-    Raises:
-        MvigNasError: a value is none of the choices, or out of range.
-    """
-
-    TITLE: ClassVar = "Package"
-
-    input_kind: InputKind = "image"
-    minimum_deployment_target: DeploymentTarget = "iOS16"
-    class_labels: tuple[str, ...] | None = None
-    mean: tuple[float, float, float] = Preprocessing.mean
-    std: tuple[_PositiveShare, _PositiveShare, _PositiveShare] = Preprocessing.std
-    details: PackageDetails = field(default_factory=PackageDetails)
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the package takes an image, and normalises it."""
-        return self.input_kind == "image"
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class labels from a text file, one a line, the first class first.
-
-    Raises:
-        MvigNasError: the file is missing or not text, or a line is empty.
-    """
-    try:
-        lines = read_text(path, "a file of class labels").splitlines()
-    except FileNotFoundError as error:
-        raise MvigNasError(f"class labels must be a UTF-8 text file, one label a line, got {path}: {error}.") from error
-    labels = tuple(line.strip() for line in lines)
-    for line, label in enumerate(labels, start=1):
-        if not label:
-            raise MvigNasError(f"{path}: each line must hold a class label, line {line} is empty; delete or fill it.")
-    return labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +114,12 @@ class SavedProgram:
         passive = (_CONSTANT_KIND, *(operation.type for operation in self._compressed.values()))
         self.nodes = [operation for operation in block.operations if operation.type not in passive]
         self.operations = tuple(self._operation(node) for node in self.nodes)
+
+    @property
+    def batch(self) -> int:
+        """Images that the program takes at once."""
+        declared = self.tensor_type(self.inputs[0].type)
+        return 1 if declared is None or not declared[0] else declared[0][0]
 
     @property
     def labels(self) -> tuple[str, ...]:

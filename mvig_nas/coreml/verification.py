@@ -120,8 +120,11 @@ def _check_input(program: SavedProgram, architecture: Architecture) -> str:
         return "image"
     array = kind.multiArrayType
     shape, precision = tuple(array.shape), array.ArrayDataType.Name(array.dataType)
-    if (shape, precision) != ((1, 3, side, side), "FLOAT16"):
-        raise program.differs(f"an fp16 input {(1, 3, side, side)}", f"{precision} {shape}")
+    wanted = (max(shape[:1], default=1), 3, side, side)
+    if (shape, precision) != (wanted, "FLOAT16"):
+        raise program.differs(f"an fp16 input {wanted}", f"{precision} {shape}")
+    if shape[0] != program.batch:
+        raise program.differs(f"a program of {shape[0]} images at once, as its description says", f"{program.batch}")
     return "tensor"
 
 
@@ -131,8 +134,8 @@ def _check_output(program: SavedProgram) -> tuple[int, bool]:
     if not labels:
         array = program.description.output[0].type.multiArrayType
         shape, precision = tuple(array.shape), array.ArrayDataType.Name(array.dataType)
-        if len(shape) != 2 or shape[0] != 1 or precision != "FLOAT16":
-            raise program.differs("an fp16 output (1, classes)", f"{precision} {shape}")
+        if len(shape) != 2 or shape[0] != program.batch or precision != "FLOAT16":
+            raise program.differs(f"an fp16 output ({program.batch}, classes)", f"{precision} {shape}")
         return shape[1], False
     probabilities = next((each.shape for each in program.operations if each.kind == "softmax"), ())
     if probabilities != (1, labels):
@@ -160,7 +163,7 @@ def _check_operations(
     expected: list[_Key] = [
         (
             PROGRAM_KINDS.get(each.kind, each.kind),
-            each.shape,
+            (program.batch, *each.shape[1:]),
             each.kernel_size,
             each.stride,
             each.groups,
@@ -338,8 +341,10 @@ def _has_pixels(program: SavedProgram) -> bool:
 
 
 def given_to(program: SavedProgram, pixels: Tensor) -> Tensor:
-    """What the program takes of an image: its pixels, or these normalised."""
-    return pixels if _has_pixels(program) else _normalised(pixels)
+    """What the program takes of an image: its pixels, or these normalised; where it takes several, shifted ones too."""
+    if _has_pixels(program):
+        return pixels
+    return _normalised(torch.cat([pixels.roll(shift, dims=-1) for shift in range(program.batch)]))
 
 
 def _noise(side: int, seed: int) -> Tensor:

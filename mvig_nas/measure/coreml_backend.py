@@ -200,9 +200,16 @@ def package_target(path: Path) -> Target:
     Without metadata the fingerprint is the SHA-256 of its model and weights: the same for copies of one package.
 
     Raises:
-        MvigNasError: there is no package, or it does not hold one readable ML program, or its metadata disagree.
+        MvigNasError: there is no package, or it does not hold one readable ML program, or its metadata disagree, or it
+            takes several images at once.
     """
-    metadata = SavedProgram(path).metadata
+    program = SavedProgram(path)
+    if program.batch != 1:
+        raise MvigNasError(
+            f"a package to measure or evaluate must take one image, as latencies are of one, got {program.batch} at "
+            f"once in {path}; export it without --batch."
+        )
+    metadata = program.metadata
     text = metadata.get(METADATA_PREFIX + "architecture")
     fingerprint = metadata.get(METADATA_PREFIX + "fingerprint")
     if text is None:

@@ -22,6 +22,7 @@ from mvig_nas.coreml.package import SavedProgram, content_sha256
 from mvig_nas.coreml.package import applied_normalisation as normalisation
 from mvig_nas.errors import MvigNasError
 from mvig_nas.graph_operators import OPERATORS
+from mvig_nas.measure import package_target
 from mvig_nas.network import MobileViG, build, for_inference
 from mvig_nas.network.torch_maps import linked
 from tests.strategies import FAMILY_SPACES, SPACES
@@ -555,3 +556,40 @@ class TestReadLabels:
         (tmp_path / "labels.txt").write_text("ant\n\ncat\n", encoding="utf-8")
         with pytest.raises(MvigNasError, match="line 2 is empty"):
             coreml.read_labels(tmp_path / "labels.txt")
+
+
+@pytest.mark.parametrize("operator", ["svga", "mgc", "lsgc", "dagc", "knn"])
+def test_several_images_at_once_are_each_as_alone(operator: str, tmp_path: Path) -> None:
+    graph = {"graph_depth": 1, "graph_operator": operator, "graph_step": 2}
+    architecture = Architecture((Stage(8, conv_depth=1), Stage(8), Stage(8, **graph), Stage(8)), 16, 96)  # type: ignore[arg-type]
+    network = as_if_trained(architecture)
+    options = ExportOptions("tensor", batch=3)
+    package = coreml.export(network, tmp_path / "three.mlpackage", options, weights="as if trained")
+    found = coreml.verify(package, architecture, network)
+    assert (found.input_kind, found.num_classes) == ("tensor", CLASSES)
+    alone = coreml.export(network, tmp_path / "one.mlpackage", ExportOptions("tensor"), weights="as if trained")
+    images = torch.randn((3, 3, 96, 96), generator=torch.Generator().manual_seed(0))
+    together = coreml.execute(package, {"image": images}, precision="float64")["logits"]
+    assert isinstance(together, torch.Tensor)
+    assert together.shape == (3, CLASSES)
+    for image, logits in zip(images, together, strict=True):
+        single = coreml.execute(alone, {"image": image[None]}, precision="float64")["logits"]
+        torch.testing.assert_close(logits[None], single)
+    with pytest.raises(MvigNasError, match="must take one image, as latencies are of one, got 3 at once"):
+        package_target(package)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 2}, "must take a tensor, as Core ML's image is a single one"),
+        (
+            {"batch": 2, "input_kind": "tensor", "class_labels": LABELS},
+            "must take one image, as Core ML gives one label",
+        ),
+        ({"batch": 0}, "`batch` must be a whole number of at least 1"),
+    ],
+)
+def test_several_images_at_once_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MvigNasError, match=message):
+        ExportOptions(**options)

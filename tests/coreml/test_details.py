@@ -105,3 +105,17 @@ def test_an_unknown_phone_is_an_error(model: Path, tmp_path: Path) -> None:
     request = ExportRequest(package=ExportOptions(details=PackageDetails(device="iphone-1")))
     with pytest.raises(MvigNasError, match="iphone-1"):
         export_target(str(model), tmp_path / "net.mlpackage", request)
+
+
+def test_a_model_for_several_images_at_once_keeps_the_order_of_its_classes(model: Path, tmp_path: Path) -> None:
+    package = tmp_path / "net.mlpackage"
+    command = ["export", str(model), "--out", str(package), "--batch", "2"]
+    refused = CliRunner().invoke(cli, command)
+    assert "give --input tensor" in f"{refused.output}{refused.exception}"
+    made = CliRunner().invoke(cli, [*command, "--input", "tensor"])
+    assert made.exit_code == 0, made.output
+    program = SavedProgram(package)
+    assert (program.batch, program.labels) == (2, ())
+    assert json.loads(program.metadata["mvig_nas.classes"]) == list(LABELS)
+    assert "mvig_nas.predicted_ms" not in program.metadata
+    assert inspect_package(package, model).is_verified
