@@ -8,10 +8,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _MOST_JSON_BYTES = 64 * 2**20
 _MOST_ARRAY_BYTES = 256 * 2**20
+_UNFINISHED = re.compile(r".+\.(?P<process>[1-9]\d{0,8})\.tmp", re.DOTALL)  # as `write_whole` names them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what formulas of spreadsheets begin with
 
 
@@ -154,6 +156,33 @@ def remove_unfinished(path: Path) -> None:
     """
     for beside in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
         beside.unlink(missing_ok=True)
+
+
+def remove_unfinished_below(folder: Path) -> None:
+    """Remove what kills left of `write_whole` in a folder of ours and in those below it.
+
+    A file that a process of this machine may still be writing stays. What cannot be removed stays too, as it only takes
+    room.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            found = _UNFINISHED.fullmatch(name)
+            if found is not None and not _is_another(int(found["process"])):
+                with suppress(OSError):
+                    os.unlink(os.path.join(parent, name))
+
+
+def _is_another(process: int) -> bool:
+    """Whether another process of this machine has this number."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def save(path: Path, content: str | bytes) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from mvig_nas import values
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import make_folder, read_json, save
+from mvig_nas.files import make_folder, read_json, remove_unfinished_below, save
 
 FILE = "run.json"
 SKIPPED = "skipped_images.json"  # images that the run leaves out
@@ -82,11 +82,14 @@ def inspected(folder: Path, command: str, request: Any, resume: bool, evidence: 
 def entered(folder: Path, command: str, request: Any, resume: bool, evidence: str) -> Iterator[bool]:
     """Begin a run in a folder, or go on with the one that it holds, which must have been asked for the same.
 
-    What fails before the run has begun takes its `run.json` back, and the folders that were made for it. Of the
-    processes that torchrun started, the first one writes. Arguments, errors and what is handed over are those of
-    `inspected`, which a command calls by itself where it has more to check before it enters.
+    What a kill left unfinished in the folder of a resumed run is removed. What fails before the run has begun takes its
+    `run.json` back, and the folders that were made for it. Of the processes that torchrun started, the first one
+    writes. Arguments, errors and what is handed over are those of `inspected`, which a command calls by itself where it
+    has more to check before it enters.
     """
     goes_on = inspected(folder, command, request, resume, evidence)
+    if resume and _is_first():
+        remove_unfinished_below(folder)
     if resume or not _is_first():
         yield goes_on
         return

@@ -1,5 +1,8 @@
 """What a run was asked for is kept in its folder, and read again to resume it."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,3 +143,19 @@ def test_several_processes_must_name_their_folder(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MvigNasError, match="several processes must share one run folder"):
         run_folder.new_folder("a", 0)
+
+
+def test_a_resumed_run_removes_what_kills_left_unfinished(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with run_folder.entered(tmp_path, "search", Request("a"), False, "study.journal"):
+        (tmp_path / "study.journal").touch()
+    (tmp_path / "trained").mkdir()
+    left = [tmp_path / f"winner.json.{ended.pid}.tmp", tmp_path / "trained" / f"state.pt.{os.getpid()}.tmp"]
+    others = [tmp_path / f"front.csv.{os.getppid()}.tmp", tmp_path / "notes.tmp", tmp_path / "a.0.tmp"]
+    for path in (*left, *others):
+        path.touch()
+    with run_folder.entered(tmp_path, "search", Request("a"), True, "study.journal"):
+        pass
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)

@@ -3,6 +3,7 @@
 Usage errors exit 2, `MvigNasError` exits 1 with one line, Ctrl-C exits 130; anything else is a bug and shows itself.
 """
 
+import signal
 import sys
 from importlib import import_module
 
@@ -77,8 +78,19 @@ def cli() -> None:
     """
 
 
+def _hear_requests_to_stop() -> None:
+    """Take a scheduler's SIGTERM and a closed terminal's SIGHUP for Ctrl-C, so that every command says how to go on.
+
+    A SIGHUP that is ignored, as nohup has it, stays so.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> None:
     """Entry point of `mvig-nas`."""
+    _hear_requests_to_stop()
     try:
         cli(standalone_mode=False)
     except click.UsageError as error:

@@ -206,17 +206,18 @@ def test_a_finished_run_can_be_asked_for_more(tmp_path: Path) -> None:
     assert Study.load(tmp_path / "run").evaluated == 15
 
 
-def test_interrupting_says_how_to_go_on_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupting_says_how_to_go_on_and_loses_nothing(number: signal.Signals, tmp_path: Path) -> None:
     arguments = ["search", "--latency-budget", "0.6ms", *FAST, "--evaluations", "100000", "--out", "run"]
-    # A shell starts what runs in the background with SIGINT ignored, and the suite may be such.
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    # A shell starts what runs in the background with SIGINT ignored, nohup with SIGHUP, and the suite may be such.
+    heard = "from signal import *; signal(SIGINT, default_int_handler); signal(SIGHUP, SIG_DFL)"
     command = [sys.executable, "-c", f"{heard}; {COMMAND[-1]}", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "run" / "study.journal"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not journal.exists() or len(journal.read_bytes().splitlines()) < 20):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "mvig-nas search --resume --out run" in errors
