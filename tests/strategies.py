@@ -17,7 +17,7 @@ def _shipped(*names: str) -> dict[str, SearchSpace]:
     return {name: SearchSpace.from_toml(REPOSITORY / "search_spaces" / f"{name}.toml") for name in names}
 
 
-SPACES = _shipped("micro", "mobilevig", "mobilevig-ti", "toy", "small")
+SPACES = _shipped("micro", "mobilevig", "mobilevig-ti", "toy", "small", "mcu")
 FAMILY_SPACES = _shipped("mobilevigv2", "vig-family")
 
 # Small networks of every graph operator, with and without what goes with it.

@@ -90,9 +90,13 @@ def _print_cells(prepared: "Prepared", request: AblateRequest) -> None:
     for cell in prepared.cells:
         ratio = "" if cell.matched is None else f"{cell.matched - 1:+.1%}"
         rows.append([cell.name, cell.architecture.fingerprint, cell.adjustment or "as they are", ratio])
-    trainings = 0 if prepared.training is None else len(rows) * len(prepared.training.seeds)
+    fronts = request.experiment.fronts
+    searches = 0 if fronts is None else len(fronts.budgets)
+    trainings = 0 if prepared.training is None else (len(rows) + searches) * len(prepared.training.seeds)
     print_table(
-        f"{len(rows)} cells of {request.experiment.name}, {trainings} trainings",
+        f"{len(rows)} cells of {request.experiment.name}, "
+        + (f"{searches} searches, whose winners are cells, " if searches else "")
+        + f"{trainings} trainings",
         ["cell", "architecture", "widths", "from the reference"],
         rows,
     )
@@ -100,7 +104,10 @@ def _print_cells(prepared: "Prepared", request: AblateRequest) -> None:
 
 def _print(found: "Ablation") -> None:
     from mvig_nas.experiments.experiment_report import (
+        FRONT_COLUMNS,
+        FRONTS_NOTE,
         columns_of,
+        front_rows,
         operator_columns,
         operator_rows,
         outside_notes,
@@ -117,6 +124,9 @@ def _print(found: "Ablation") -> None:
         )
     if found.operators:
         print_table("Operators alone, on this computer", operator_columns(found), operator_rows(found))
+    if found.fronts:
+        print_table("The best network within each budget", list(FRONT_COLUMNS), front_rows(found))
+        click.echo(FRONTS_NOTE)
     for note in outside_notes(found):
         click.echo(f"* {note}")
     for sentence in found.findings:

@@ -8,12 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mvig_nas import run_folder, values
+from mvig_nas import run_folder, scores, values
 from mvig_nas.architecture import Architecture
 from mvig_nas.experiments.ablate_request import AblateRequest
 from mvig_nas.experiments.costs import Costs, costs_of
 from mvig_nas.experiments.disturbances import disturbed_top1
 from mvig_nas.experiments.experiment import Cell, Experiment, cells_of
+from mvig_nas.experiments.fronts import Front, check_attainable, traced
 from mvig_nas.experiments.host_latency import HostLatency, host_latencies, operators_alone
 from mvig_nas.experiments.intervals import Estimate, mean_estimate
 from mvig_nas.experiments.matching import matched_cells
@@ -22,6 +23,7 @@ from mvig_nas.finalists.request import short_recipe
 from mvig_nas.image_data import check_same_classes, read_split
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.ranking.stand_alone_training import StandAlonePlan, stand_alone
+from mvig_nas.search import Progress as SearchProgress
 from mvig_nas.training import Progress
 
 COMMAND = "ablate"
@@ -73,6 +75,7 @@ class Ablation:
         results: of every cell.
         operators: graph operators alone, see `operators_alone`.
         seconds: that this run took.
+        fronts: what the searches under budgets of memory found; the winner of each is among the results.
     """
 
     experiment: Experiment
@@ -80,6 +83,7 @@ class Ablation:
     results: tuple[CellResult, ...]
     operators: tuple[dict[str, Any], ...]
     seconds: float
+    fronts: tuple[Front, ...] = ()
 
     @property
     def reference(self) -> CellResult | None:
@@ -102,7 +106,7 @@ class Ablation:
 
     @property
     def findings(self) -> list[str]:
-        """One sentence for each comparison with the reference, and for each operator alone, with its 95 % interval."""
+        """One sentence for each comparison with the reference, operator alone and front, with its 95 % interval."""
         found = []
         for result in self.results:
             name, ratio, difference = result.cell.name, self.host_ratio(result), self.top1_difference(result)
@@ -128,6 +132,8 @@ class Ablation:
                 f"Alone, {row['operator']} takes time on this computer that grows with the number of pixels to the "
                 f"power of {exponent.shown(2)}, on maps of {row['maps'][0]} to {row['maps'][-1]} pixels a side."
             )
+        if self.experiment.fronts is not None:
+            found += [each.finding(self.experiment.fronts) for each in self.fronts]
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,6 +146,7 @@ class Ablation:
             "reference": self.experiment.reference_name if self.results else None,
             "cells": [self._row(each) for each in self.results],
             "operators": list(self.operators),
+            "fronts": [each.to_dict() for each in self.fronts],
             "findings": self.findings,
             "versions": {name: version(name) for name in ("mvig-nas", "torch", "timm")},
             "seconds": self.seconds,
@@ -188,6 +195,9 @@ def prepare(request: AblateRequest) -> Prepared:
     experiment = request.experiment
     latency = ArchitectureLatency.load(request.device_name)
     training = _training(request) if request.is_training else None
+    if experiment.fronts is not None:
+        scores.load(experiment.fronts.score)
+        check_attainable(experiment.fronts, request.device_name)
     return Prepared(matched_cells(experiment, cells_of(experiment), latency), latency, training)
 
 
@@ -213,7 +223,9 @@ def ablate(
     with run_folder.entered(folder, COMMAND, request, resume, CELLS):
         rows = [{"name": each.name, "widths": each.widths, "matched": each.matched} for each in prepared.cells]
         save(folder / CELLS, json.dumps(rows, indent=1) + "\n")
-    architectures = [cell.architecture for cell in prepared.cells]
+    fronts = _fronts(request, folder, told)
+    cells = (*prepared.cells, *_winners(request.experiment, fronts))
+    architectures = [cell.architecture for cell in cells]
     costs = costs_of(architectures, prepared.latency)
     hosts: dict[str, HostLatency] = {}
     operators: list[dict[str, Any]] = []
@@ -227,12 +239,12 @@ def ablate(
             )
     results = [
         CellResult(cell, cost, hosts.get(cell.architecture.fingerprint))
-        for cell, cost in zip(prepared.cells, costs, strict=True)
+        for cell, cost in zip(cells, costs, strict=True)
     ]
 
     def summarised() -> Ablation:
         found = Ablation(
-            request.experiment, request.device_name, tuple(results), tuple(operators), time.monotonic() - began
+            request.experiment, request.device_name, tuple(results), tuple(operators), time.monotonic() - began, fronts
         )
         save(folder / SUMMARY, json.dumps(found.to_dict(), indent=1) + "\n")
         return found
@@ -271,6 +283,29 @@ def _operators(experiment: Experiment, folder: Path, told: OnProgress) -> list[d
         save(path, json.dumps(operators_alone(experiment.operator), indent=1) + "\n")
     content = read_json(path, "the operators' times", "remove it, and they are measured again")
     return values.read(list[dict[str, Any]], content, str(path))
+
+
+def _fronts(request: AblateRequest, folder: Path, told: OnProgress) -> tuple[Front, ...]:
+    asked = request.experiment.fronts
+    if asked is None:
+        return ()
+    count = len(asked.budgets)
+
+    def tell(budget: str, state: SearchProgress) -> None:
+        done = asked.budgets.index(budget) * asked.evaluations + state.evaluated
+        told(AblationProgress("search", done, count * asked.evaluations, f"within {budget}", "networks"))
+
+    return traced(asked, request.device_name, folder, tell)
+
+
+def _winners(experiment: Experiment, fronts: Sequence[Front]) -> Iterator[Cell]:
+    """The winner of each front as a cell."""
+    for front in fronts:
+        if front.winner is not None:
+            architecture = front.winner.architecture
+            yield Cell(
+                experiment.winner_names[front.budget], architecture, tuple(each.width for each in architecture.stages)
+            )
 
 
 def _trained(

@@ -13,11 +13,13 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mvig_nas import shipped, values
+from mvig_nas import scores, shipped, values
 from mvig_nas.architecture import STAGES, Architecture, Stage
+from mvig_nas.budget import Budget, parse_bytes
 from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.files import read_toml
 from mvig_nas.graph_operators import OPERATORS
+from mvig_nas.kernels import BYTES_PER_ELEMENT
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.values import about, check
 
@@ -58,6 +60,36 @@ class OperatorAlone:
 
 
 @dataclass(frozen=True)
+class Fronts:
+    """A search for each of several budgets of memory; see `fronts.traced`.
+
+    A budget holds for the weights and for the activations at a time, each by itself, at one byte (int8) for every
+    number. Biases, scales and what a runtime needs come on top and are not counted.
+
+    Raises:
+        MvigNasError: a value is out of range, there is no budget, or one is no size.
+    """
+
+    space: Annotated[str, about("Search space that is searched.")] = "mcu"
+    budgets: tuple[Annotated[str, about("Most memory, e.g. 256KiB.")], ...] = ("256KiB", "512KiB", "1MiB", "2MiB")
+    score: Annotated[str, about("Training-free score that is maximised.")] = scores.DEFAULT
+    evaluations: Annotated[int, about("Scores computed for each budget.", ge=1)] = 200
+    classes: Annotated[int, about("Classes that the networks tell apart.", ge=1)] = 10
+    seed: Annotated[int, about("Seed of the searches.", ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+        sizes = [parse_bytes(each) for each in self.budgets]
+        if not sizes or len(set(sizes)) != len(sizes):
+            raise MvigNasError(f"`budgets` must be at least one size, each once, got {self.budgets}; correct them.")
+
+    def budget(self, name: str) -> Budget:
+        """One of the budgets as a search takes it, which counts bytes in fp16."""
+        limit = BYTES_PER_ELEMENT * parse_bytes(name)
+        return Budget(memory_bytes=limit, weight_bytes=limit)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What is asked, and the cells that answer it.
 
@@ -71,6 +103,7 @@ class Experiment:
         reference: name of the cell that all others are compared with and matched to; the first if it is None.
         unmatched: names of cells whose widths stay as they are where the others are matched.
         operator: graph operators that are measured alone, too; None for none.
+        fronts: searches under budgets of memory, whose winners become cells; None for none.
         disturbances: of the validation images, on which the trained cells are asked once more: `shift N`, `shuffle N`.
 
     Raises:
@@ -92,6 +125,7 @@ class Experiment:
     epochs: Annotated[int, about("Epochs of each training; the plan's if missing.", ge=1)] | None = None
     seeds: Annotated[int, about("Trainings of each cell.", ge=1)] = 3
     operator: OperatorAlone | None = None
+    fronts: Fronts | None = None
     disturbances: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -109,8 +143,10 @@ class Experiment:
                 raise MvigNasError(
                     f"`leave_out` must name cells of the grid, got {each!r}; {closest(each, self._grid)}"
                 )
-        if not names and self.operator is None:
+        if not names and self.operator is None and self.fronts is None:
             raise MvigNasError(f"experiment {self.name!r} must have a cell, got none; add [axes] or [cells].")
+        if self.match is not None and not names:
+            raise MvigNasError(f"`match` needs cells, got {self.match!r} and none; add [cells], or leave it out.")
         for what, given in (
             ("reference", (self.reference or names[0],) if names else ()),
             ("unmatched", self.unmatched),
@@ -118,8 +154,9 @@ class Experiment:
             for each in given:
                 if each not in names:
                     raise MvigNasError(f"`{what}` must name a cell, got {each!r}; {closest(each, names)}")
-        if len(set(names)) != len(names):
-            raise MvigNasError(f"the names of cells must differ, got {names}; rename one.")
+        every = (*names, *self.winner_names.values())
+        if len(set(every)) != len(every):
+            raise MvigNasError(f"the names of cells must differ, got {every}; rename one.")
 
     @property
     def cell_names(self) -> tuple[str, ...]:
@@ -127,9 +164,14 @@ class Experiment:
         return (*(name for name in self._grid if name not in self.leave_out), *self.cells)
 
     @property
+    def winner_names(self) -> dict[str, str]:
+        """Names of the cells that searches find, by their budget."""
+        return {} if self.fronts is None else {each: f"within {each}" for each in self.fronts.budgets}
+
+    @property
     def reference_name(self) -> str:
         """Name of the cell that the others are compared with."""
-        return self.reference or self.cell_names[0]
+        return self.reference or (*self.cell_names, *self.winner_names.values())[0]
 
     @property
     def _grid(self) -> dict[str, list[Change]]:

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from mvig_nas.experiments.ablation import Ablation, CellResult
+from mvig_nas.experiments.fronts import Front, Point
 from mvig_nas.experiments.intervals import Estimate, mean_estimate
 from mvig_nas.files import save
 from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, legend, logarithmic, png
 from mvig_nas.report.html import document, image, table
 
 REPORT, PLOT = "report.html", "cells.png"
+FRONTS_NOTE = (
+    "Fit: share of 1,000 random networks of the space. Bytes are of int8, one for each number; a budget holds for "
+    "weights and for activations at a time, each by itself. No phone has timed networks like these."
+)
+_COLORS = (BAND, ACCENT, INK, MUTED, "#edae49", "#8d6a9f")
 
 
 def write_experiment(found: Ablation, folder: Path, command: str) -> None:
@@ -28,10 +34,11 @@ def write_experiment(found: Ablation, folder: Path, command: str) -> None:
     pictures = {"Cells": cells_png(found)} if found.results else {}
     if found.operators:
         pictures["Operators alone"] = operators_png(found.operators)
-    if "Cells" in pictures:
-        save(folder / PLOT, pictures["Cells"])
-    if "Operators alone" in pictures:
-        save(folder / "operators.png", pictures["Operators alone"])
+    if found.fronts:
+        pictures["Fronts"] = fronts_png(found.fronts)
+    for title, name in (("Cells", PLOT), ("Operators alone", "operators.png"), ("Fronts", "fronts.png")):
+        if title in pictures:
+            save(folder / name, pictures[title])
     save(folder / REPORT, experiment_page(found, pictures, command))
 
 
@@ -72,6 +79,30 @@ def operator_columns(found: Ablation) -> list[str]:
     ]
 
 
+def front_rows(found: Ablation) -> list[list[str]]:
+    """Fronts: budget, share of random networks that fit, then the winner."""
+    return [
+        [each.budget, f"{each.share.value:.1%}", str(len(each.points)), *_point(each.winner)] for each in found.fronts
+    ]
+
+
+FRONT_COLUMNS = ("budget", "fit", "front", "score", "ms", "MMACs", "M params", "weights KiB", "peak KiB", "px")
+
+
+def _point(point: Point | None) -> list[str]:
+    if point is None:
+        return ["-"] * 7
+    sizes = (point.weight_bytes, point.peak_bytes)
+    return [
+        f"{point.score:.1f}",
+        f"{point.predicted_ms:.3f}",
+        f"{point.macs / 1e6:.1f}",
+        f"{point.parameters / 1e6:.2f}",
+        *(f"{each / 2**10:.0f}" for each in sizes),
+        str(point.architecture.resolution),
+    ]
+
+
 def experiment_page(found: Ablation, pictures: Mapping[str, bytes], command: str) -> str:
     """The report of an experiment as one HTML page.
 
@@ -98,6 +129,10 @@ def experiment_page(found: Ablation, pictures: Mapping[str, bytes], command: str
     if found.operators:
         rows = [("", row) for row in operator_rows(found)]
         parts += ["<h2>Operators alone</h2>", table(operator_columns(found), rows)]
+    if found.fronts:
+        parts += ["<h2>Fronts</h2>", table(FRONT_COLUMNS, [("", row) for row in front_rows(found)])]
+        rows = [("", [front.budget, "", "", *_point(each)]) for front in found.fronts for each in front.points]
+        parts += [table(FRONT_COLUMNS, rows), f"<p class=note>{escape(FRONTS_NOTE)}</p>"]
     parts += [image(title, picture) for title, picture in pictures.items()]
     parts.append(f"<h2>How it was made</h2><p><code>{escape(command)}</code></p>")
     versions = ", ".join(f"{name} {number}" for name, number in found.to_dict()["versions"].items())
@@ -155,10 +190,28 @@ def _by_cell(
 def operators_png(operators: Sequence[Mapping[str, Any]]) -> bytes:
     """Host milliseconds of operators alone against the number of pixels, on logarithmic axes."""
     figure, axes = figure_axes("pixels of the map", "milliseconds on this computer, one thread")
-    for row, color in zip(operators, (BAND, ACCENT, INK, MUTED, "#edae49", "#8d6a9f"), strict=False):
+    for row, color in zip(operators, _COLORS, strict=False):
         values = [each["value"] for each in row["host_ms"]]
         axes.plot([size**2 for size in row["maps"]], values, marker="o", color=color, label=row["operator"])
     logarithmic(axes)
+    legend(axes)
+    return png(figure)
+
+
+def fronts_png(fronts: Sequence[Front]) -> bytes:
+    """Score against MACs, a line for each budget."""
+    figure, axes = figure_axes("million MACs", "score")
+    for front, color in zip(fronts, (*_COLORS, *_COLORS), strict=False):
+        points = sorted(front.points, key=lambda each: each.macs)
+        axes.plot(
+            [each.macs / 1e6 for each in points],
+            [each.score for each in points],
+            marker="o",
+            markersize=4,
+            color=color,
+            label=f"{front.budget}, {front.share.value:.0%} of networks fit",
+        )
+    logarithmic(axes, "x")
     legend(axes)
     return png(figure)
 

@@ -30,6 +30,7 @@ CELLS = {
     "graph-step": 20,
     "operators": 5,
     "svga-vs-knn": 2,
+    "tiny-devices": 1,
     "with-and-without-graph": 5,
 }
 
