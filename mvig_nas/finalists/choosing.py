@@ -30,7 +30,7 @@ def choose(study: Study, count: int) -> tuple[Candidate, ...]:
         raise MvigNasError(
             f"finalists are chosen among at least 2 scored candidates, got {len(scored)} in this search; search longer."
         )
-    ranked = sorted(scored, key=lambda each: (-(each.score or 0.0), each.latency_ms, each.order))
+    ranked = sorted(scored, key=lambda each: (-each.compared[0], each.compared[1], each.order))
     values = [study.settings.space.encode(each.architecture) for each in ranked]
     left = list(range(min(_POOL * count, len(ranked))))  # by their position in `ranked`
     chosen = [left.pop(0)]

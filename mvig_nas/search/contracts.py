@@ -4,9 +4,11 @@ A sampler sees networks only as values. It is a function of what it observed and
 a search that was killed and resumed goes on as if nothing had happened.
 """
 
+import math
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,6 +88,15 @@ class Candidate:
     def fingerprint(self) -> str:
         """The fingerprint of the architecture."""
         return self.architecture.fingerprint
+
+    @cached_property
+    def compared(self) -> tuple[float, float]:
+        """Score (-infinity without one) and latency as they are compared, the latency rounded to 12 digits.
+
+        The last digits of a latency differ between numbers of threads, which is no reason for another winner. Scores
+        are not rounded: good networks may differ as little as one network does between kinds of processor.
+        """
+        return -math.inf if self.score is None else self.score, float(f"{self.latency_ms:.12g}")
 
     @property
     def order(self) -> tuple[int, int]:

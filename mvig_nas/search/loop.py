@@ -313,4 +313,4 @@ class _Run:
 
 
 def _rank(candidate: Candidate) -> tuple[float, float] | None:
-    return None if candidate.score is None else (candidate.score, -candidate.latency_ms)
+    return None if candidate.score is None else (candidate.compared[0], -candidate.compared[1])

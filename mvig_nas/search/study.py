@@ -38,7 +38,7 @@ class Study:
     def winner(self) -> Candidate | None:
         """The feasible candidate of highest score; of equal ones the fastest, then the first; None if there is none."""
         feasible = [candidate for candidate in self.candidates if candidate.score is not None]
-        return max(feasible, key=lambda c: (c.score or 0.0, -c.latency_ms, -c.round, -c.position), default=None)
+        return max(feasible, key=_rank, default=None)
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
@@ -129,8 +129,13 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     front: list[Candidate] = []
     best = -math.inf
     scored = [candidate for candidate in candidates if candidate.score is not None]
-    for candidate in sorted(scored, key=lambda c: (c.latency_ms, -(c.score or 0.0), c.order)):
-        if candidate.score is not None and candidate.score > best:
+    for candidate in sorted(scored, key=lambda c: (c.compared[1], -c.compared[0], c.order)):
+        if candidate.compared[0] > best:
             front.append(candidate)
-            best = candidate.score
+            best = candidate.compared[0]
     return front
+
+
+def _rank(candidate: Candidate) -> tuple[float, float, int, int]:
+    score, latency_ms = candidate.compared
+    return score, -latency_ms, -candidate.round, -candidate.position

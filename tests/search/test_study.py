@@ -533,3 +533,21 @@ def test_a_study_that_goes_while_it_is_searched_in_is_told(tmp_path: Path, repla
 
     with pytest.raises(MvigNasError, match="must stay where it is while it is searched in"):
         run(Removing(), folder=tmp_path / "run")
+
+
+def test_latencies_that_differ_in_the_last_digits_compare_as_equal() -> None:
+    found = search(TOY, WidthScore(), SizeLatency(), HALF, evaluations=4, sampler="random", costs=no_costs)
+    first = found.winner
+    assert first is not None
+    assert first.score is not None
+    later = dataclasses.replace(
+        first,
+        position=first.position + 1,
+        latency_ms=first.latency_ms * (1 - 1e-15),
+    )
+    assert later.compared == first.compared
+    for both in ((first, later), (later, first)):
+        study = Study(found.settings, both)
+        assert study.winner is first
+        assert study.front == (first,)
+    assert dataclasses.replace(first, score=first.score * 1.001).compared > first.compared

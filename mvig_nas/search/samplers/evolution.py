@@ -75,7 +75,7 @@ def breed(problem: Problem, parents: Sequence[Architecture], count: int, rng: ra
 def best(scored: Sequence[Candidate], count: int, front: bool) -> list[Candidate]:
     """The `count` candidates of highest score; with `front`, front after front, the last one thinned."""
     if not front:
-        return sorted(scored, key=lambda c: (-(c.score or 0.0), c.latency_ms, c.order))[:count]
+        return sorted(scored, key=lambda c: (-c.compared[0], c.compared[1], c.order))[:count]
     rest = list(scored)
     chosen: list[Candidate] = []
     while rest and len(chosen) < count:
