@@ -34,9 +34,10 @@ from mvig_nas import finalists
 from mvig_nas.architecture import Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.files import save
-from mvig_nas.finalists.request import FOLDER, FinalistsRequest, Resources
+from mvig_nas.finalists.request import FOLDER, FinalistsRequest
 from mvig_nas.image_data import read_split
 from mvig_nas.ranking import StandAlonePlan, stand_alone
+from mvig_nas.search.evaluators.resources import Resources
 from mvig_nas.search.search_run import SearchRequest, run_search
 from mvig_nas.search.search_settings import SearchSettings
 from mvig_nas.search.study import Study

@@ -196,6 +196,7 @@ def run(objective: Objective, sampler: str, seed: int) -> dict[str, Any]:
         evaluations=evaluations,
         sampler=sampler,
         seed=seed,
+        batch=1,
         costs=no_costs,
     )
     seconds = time.process_time() - began

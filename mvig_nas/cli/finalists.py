@@ -12,11 +12,12 @@ from mvig_nas.cli.options import data_option, json_option
 from mvig_nas.cli.output import print_json, print_table, say, say_skipped
 from mvig_nas.cli.progress import Bar
 from mvig_nas.finalists import FinalistsRequest
-from mvig_nas.finalists.request import COMMAND, FOLDER, Resources
+from mvig_nas.finalists.request import COMMAND, FOLDER
+from mvig_nas.search.evaluators.resources import Resources
 
 if TYPE_CHECKING:
     from mvig_nas.finalists import Finalists
-    from mvig_nas.finalists.tournament import FinalistProgress
+    from mvig_nas.search.evaluators.tune_trainings import TrainingProgress
 
 
 @click.command(cls=GroupedCommand)
@@ -77,7 +78,7 @@ class _Shown:
         self._bar = bar
         self._epochs: dict[str, int] = {}
 
-    def __call__(self, progress: "FinalistProgress") -> None:
+    def __call__(self, progress: "TrainingProgress") -> None:
         self._epochs[progress.fingerprint] = progress.epoch
         done = f"{progress.done} of {progress.total} trainings ended, best top-1 {progress.best:.1%}"
         self._bar.show(sum(self._epochs.values()), progress.total * progress.epochs, done)

@@ -15,11 +15,14 @@ from mvig_nas.cli.generated import GroupedCommand, TitledOption, changes_of
 from mvig_nas.cli.options import json_option, resumed_folder
 from mvig_nas.cli.progress import Bar
 from mvig_nas.finalists.request import FOLDER as FINALISTS_FOLDER
-from mvig_nas.finalists.request import FinalistsRequest, Resources
+from mvig_nas.finalists.request import FinalistsRequest
+from mvig_nas.scores.meaning import TRAIN
+from mvig_nas.search.evaluators.resources import Resources
 from mvig_nas.search.search_run import SearchRequest, run_search, saved_request
 
 if TYPE_CHECKING:
-    from mvig_nas.search import Progress
+    from mvig_nas.search import Progress, Study
+    from mvig_nas.search.evaluators.tune_trainings import TrainingProgress
     from mvig_nas.search.search_run import SearchRun
 
 
@@ -54,11 +57,6 @@ if TYPE_CHECKING:
     metavar="COUNT",
     help="Best networks that are trained for real on --data when the search is over, as `mvig-nas finalists` does.",
 )
-@click.option(
-    "--max-epochs",
-    type=click.IntRange(1),
-    help="Epochs of a finalist's training.  [default: those of the plan `short`]",
-)
 @json_option()
 @click.pass_context
 def search(
@@ -68,7 +66,6 @@ def search(
     out: Path | None,
     resume: bool,
     finalists: int | None,
-    max_epochs: int | None,
     as_json: bool,
 ) -> None:
     """Search for the best network inside a latency budget.
@@ -79,10 +76,18 @@ def search(
     request = values.changed(saved_request(resumed_folder(out)) if resume else SearchRequest(), changes)
     if not request.settings.front and not request.budget.limits:
         raise click.UsageError("Give a budget, e.g. --latency-budget 1.0ms, or --front.")
+    trains = request.score.startswith(TRAIN)
     of_ray = [name for name in changes.get("ray", {}) if name != "workers"]
-    if request.evaluator == "local" and of_ray:
+    if request.evaluator == "local" and of_ray and not trains:
         option = values.option_at(SearchRequest, f"ray.{of_ray[0]}")
         raise click.UsageError(f"{option} must come with --evaluator ray; add it, or leave {option} out.", ctx)
+    if finalists is not None and trains:
+        raise click.UsageError(
+            f"--finalists must not come with --score {request.score}, which trains every candidate; leave one out.",
+            ctx,
+        )
+    if "max_epochs" in changes and finalists is None and not trains:
+        raise click.UsageError("--max-epochs must come with --finalists or --score train:PLAN; add one of them.", ctx)
     if finalists is not None and request.data is None:
         raise click.UsageError("--finalists needs the images: --data FOLDER.", ctx)
     if finalists is not None and as_json:
@@ -92,10 +97,11 @@ def search(
         )
     folder = out or run_folder.new_folder(request.name, request.settings.seed)
     # Ray tells of dead workers on standard output, which is for the result
-    told: Any = nullcontext() if request.evaluator == "local" else redirect_stdout(sys.stderr)
+    told: Any = nullcontext() if request.evaluator == "local" and not trains else redirect_stdout(sys.stderr)
     try:
         with told, Bar("scoring", "networks", hidden=as_json) as bar:
-            done = run_search(request, folder, resume=resume, on_candidate=_Shown(bar))
+            shown = _Shown(bar)
+            done = run_search(request, folder, resume=resume, on_candidate=shown, on_training=shown.training)
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; every scored candidate is saved. To go on: {_resume(request, folder)}", err=True)
         sys.exit(130)
@@ -105,7 +111,7 @@ def search(
             folder,
             request.data,
             finalists,
-            max_epochs=max_epochs,
+            max_epochs=request.max_epochs,
             skip_bad_images=request.skip_bad_images,
             seed=request.settings.seed,
         )
@@ -140,6 +146,11 @@ class _Shown:
         rate = (state.judged - self._first) / max(time.monotonic() - self._began, 1e-3)
         best = "" if state.best is None else f", best {state.best.score:.3f} at {state.best.latency_ms:.3f} ms"
         self._bar.show(state.evaluated, state.evaluations, f"{state.judged} judged, {rate:.0f}/s{best}")
+
+    def training(self, state: "TrainingProgress") -> None:
+        """Show the last epoch that a candidate was trained."""
+        epoch = f"{state.fingerprint[:8]} epoch {state.epoch}/{state.epochs}"
+        self._bar.name("training", f"{epoch}: top-1 {state.top1:.1%}, best of this turn {state.best:.1%}")
 
 
 def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
@@ -217,11 +228,20 @@ def print_search(done: "SearchRun", command: str, *, as_json: bool) -> None:
     if outside:
         click.echo(f"warning: the winner is {outside_note(latency.predictor.device, outside)}", err=True)
     click.echo(f"Report: {files['report']}")
+    _say_next(study, files["winner"], latency.backbone_side)
+
+
+def _say_next(study: "Study", winner: Path, side: int | None) -> None:
+    """Print the commands that go on from a search."""
     images = study.settings.labels.get("data", "IMAGES")
-    click.echo(f"Next: mvig-nas finalists {study.folder} --data {images}    to measure the top-1 of the best networks")
-    click.echo(f"      mvig-nas retrain {files['winner']} --data {images}    to train this one")
-    if latency.backbone_side is None:
-        click.echo(f"      mvig-nas export {files['winner']}    for timing on a phone, as its weights are random")
-        return
-    click.echo(f"      mvig-nas describe {files['winner']} --features {latency.backbone_side}    for its feature maps")
-    click.echo("      mvig-nas docs dense_prediction    to train a detector or segmenter on it")
+    # candidates of train:PLAN are trained already
+    finalists = [f"finalists {study.folder} --data {images}    to measure the top-1 of the best networks"]
+    steps = [] if study.settings.score.startswith(TRAIN) else finalists
+    steps.append(f"retrain {winner} --data {images}    to train this one")
+    if side is None:
+        steps.append(f"export {winner}    for timing on a phone, as its weights are random")
+    else:
+        steps.append(f"describe {winner} --features {side}    for its feature maps")
+        steps.append("docs dense_prediction    to train a detector or segmenter on it")
+    for number, step in enumerate(steps):
+        click.echo(f"{'      ' if number else 'Next: '}mvig-nas {step}")

@@ -19,10 +19,10 @@ from mvig_nas.experiments.host_latency import HostLatency, host_latencies, opera
 from mvig_nas.experiments.intervals import Estimate, mean_estimate
 from mvig_nas.experiments.matching import matched_cells
 from mvig_nas.files import read_json, save
-from mvig_nas.finalists.request import short_recipe
 from mvig_nas.image_data import check_same_classes, read_split
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.ranking.stand_alone_training import StandAlonePlan, stand_alone
+from mvig_nas.recipes import short_recipe
 from mvig_nas.search import Progress as SearchProgress
 from mvig_nas.training import Progress
 

@@ -1,11 +1,10 @@
 """What is asked of the finalists of a search."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from mvig_nas import recipes
-from mvig_nas.recipes import Recipe
+from mvig_nas.scores.meaning import HOLD_OUT
 from mvig_nas.values import about, check
 
 COMMAND = "finalists"
@@ -32,7 +31,7 @@ class FinalistsRequest:
     ) = None
     hold_out: Annotated[
         float, about("Share of the training images that is held out, and that top-1 is measured on.", gt=0, lt=1)
-    ] = 0.15
+    ] = HOLD_OUT
     supernet: (
         Annotated[Path, about("Folder of a supernet whose slices the trainings begin with; fresh weights if left out.")]
         | None
@@ -45,55 +44,6 @@ class FinalistsRequest:
         ),
     ] = False
     seed: Annotated[int, about("Seed of weights, images' order and what is held out.", ge=0)] = 0
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-def short_recipe(plan: str, epochs: int | None, seed: int, images: int) -> Recipe:
-    """A plan's recipe of other length, for this many training images, none of which it holds out by itself.
-
-    Args:
-        plan: a shipped plan's name or a TOML file; a teacher that it names is left out.
-        epochs: of the training; the plan's if None.
-        seed: of the training.
-        images: number of training images; a batch is no larger than that.
-
-    Raises:
-        MvigNasError: no such plan.
-    """
-    recipe = recipes.load_plan(plan).recipe
-    epochs = epochs or recipe.epochs
-    if images < recipe.batch_size:
-        recipe = replace(recipe, batch_size=images, micro_batch_size=None)
-    return replace(
-        recipe,
-        epochs=epochs,
-        warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
-        seed=seed,
-        hold_out=0.0,
-    )
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Where the trainings run; a resumed run may have others.
-
-    Raises:
-        MvigNasError: a value out of range.
-    """
-
-    TITLE: ClassVar = "Ray"
-
-    address: Annotated[str, about("Ray cluster to train on: `auto` or HOST:PORT; this machine if left out.")] | None = (
-        None
-    )
-    trainings: Annotated[int, about("Trainings at a time; as many as there is room for if left out.", ge=1)] | None = (
-        None
-    )
-    cpus: Annotated[float, about("CPUs that a training takes.", gt=0)] = 1.0
-    gpus: Annotated[float, about("GPUs that a training takes; may be a fraction.", ge=0)] = 0.0
-    in_memory: Annotated[bool, about("Decode the images once and keep them in memory.")] = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -22,13 +22,13 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.files import read_json, save
 from mvig_nas.finalists import FinalistsRequest, hold
 from mvig_nas.finalists.request import FOLDER as FINALISTS
-from mvig_nas.finalists.request import Resources, short_recipe
 from mvig_nas.image_data import is_split, link_usable, read_split, skipped_line, split_images
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.pipeline.planning import HOLD_OUT, RunPlan, RunRequest, Speed, make_plan
-from mvig_nas.recipes import Execution, Plan
+from mvig_nas.recipes import Execution, Plan, short_recipe
 from mvig_nas.report import preset_rows, write_report
 from mvig_nas.report.run_report import run_page
+from mvig_nas.search.evaluators.resources import Resources
 from mvig_nas.search.search_run import SearchRequest, run_search
 from mvig_nas.search.search_settings import SearchSettings
 from mvig_nas.search_space import SearchSpace

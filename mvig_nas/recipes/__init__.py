@@ -13,6 +13,7 @@ from mvig_nas.recipes.recipe_files import (
     load_plan,
     names,
     path_of,
+    short_recipe,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "load_plan",
     "names",
     "path_of",
+    "short_recipe",
 ]

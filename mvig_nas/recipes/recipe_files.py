@@ -141,3 +141,28 @@ def _read(path: Path) -> dict[str, Any]:
         return read_toml(path, "a recipe")
     except FileNotFoundError as error:
         raise MvigNasError(f"a recipe must be TOML, got {error} in {path}.") from error
+
+
+def short_recipe(plan: str, epochs: int | None, seed: int, images: int) -> Recipe:
+    """A plan's recipe of other length, for this many training images, none of which it holds out by itself.
+
+    Args:
+        plan: a shipped plan's name or a TOML file; a teacher that it names is left out.
+        epochs: of the training; the plan's if None.
+        seed: of the training.
+        images: number of training images; a batch is no larger than that.
+
+    Raises:
+        MvigNasError: no such plan.
+    """
+    recipe = load_plan(plan).recipe
+    epochs = epochs or recipe.epochs
+    if images < recipe.batch_size:
+        recipe = replace(recipe, batch_size=images, micro_batch_size=None)
+    return replace(
+        recipe,
+        epochs=epochs,
+        warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
+        seed=seed,
+        hold_out=0.0,
+    )

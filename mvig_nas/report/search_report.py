@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvig_nas import __version__, run_folder, scores
-from mvig_nas.architecture import FAMILY_PRESETS, PRESETS, Architecture
-from mvig_nas.errors import MvigNasError
 from mvig_nas.files import save
 from mvig_nas.report.figures import best_so_far_png, score_latency_png
 from mvig_nas.report.html import page
 from mvig_nas.search import CANDIDATES_FILE, STUDY_FILE
+from mvig_nas.search.search_run import compared_presets
 
 if TYPE_CHECKING:
     from mvig_nas.latency import ArchitectureLatency
-    from mvig_nas.search import Candidate, Score, Study
+    from mvig_nas.search import Candidate, Study
     from mvig_nas.search.samplers.surrogate import PredictorError
     from mvig_nas.search.search_run import SearchRun
 
@@ -31,10 +30,9 @@ _USELESS_TAU = 0.2
 def preset_rows(done: "SearchRun") -> list[dict[str, Any]]:
     """The published networks beside a search, those over its budget too: predicted latency, costs, score if any.
 
-    These are the MobileViGs, and their successors as far as they are in the space.
+    They are `compared_presets` of the space.
     """
-    space = done.study.settings.space
-    presets = {name: each for name, each in FAMILY_PRESETS.items() if name in PRESETS or each in space}
+    presets = compared_presets(done.study.settings.space)
     architectures = list(presets.values())
     latencies_ms = done.latency.predict_ms(architectures).tolist()
     low, high = done.latency.interval_ms(architectures, 0.8)
@@ -50,21 +48,13 @@ def preset_rows(done: "SearchRun") -> list[dict[str, Any]]:
                 "fingerprint": architecture.fingerprint,
                 "latency_ms": latencies_ms[index],
                 "interval_ms": [float(low[index]), float(high[index])],
-                "score": _score_of(architecture, done.score) if value is None else value,
+                "score": done.preset_scores.get(architecture) if value is None else value,
                 "is_within_budget": value is not None,
                 "parameters": totals.parameters,
                 "macs": totals.macs,
             }
         )
     return rows
-
-
-def _score_of(architecture: Architecture, score: "Score") -> float | None:
-    # A supernet has a score only for what it holds.
-    try:
-        return score(architecture)
-    except MvigNasError:
-        return None
 
 
 def write_report(done: "SearchRun", presets: Sequence[Mapping[str, Any]], command: str) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mvig_nas.lazy import attributes_of
-from mvig_nas.scores.meaning import Meaning, meaning_of
+from mvig_nas.scores.meaning import HOLD_OUT, TRAIN, Meaning, meaning_of
 from mvig_nas.scores.named_scores import DEFAULT, NAMES, Score, load, takes_cores
 
 if TYPE_CHECKING:
@@ -11,15 +11,19 @@ if TYPE_CHECKING:
     from mvig_nas.scores.calibrated_score import CalibratedFit, CalibratedScore, fit_calibrated, save_calibrated
     from mvig_nas.scores.gradient_proxies import grad_norm, snip, synflow, zico
     from mvig_nas.scores.supernet_score import SupernetScore, training_split
+    from mvig_nas.scores.trained_score import TrainedScore
 
 __all__ = [
     "DEFAULT",
+    "HOLD_OUT",
     "NAMES",
+    "TRAIN",
     "CalibratedFit",
     "CalibratedScore",
     "Meaning",
     "Score",
     "SupernetScore",
+    "TrainedScore",
     "fit_calibrated",
     "grad_norm",
     "load",
@@ -46,6 +50,7 @@ __getattr__ = attributes_of(
         "zico": "gradient_proxies",
         "SupernetScore": "supernet_score",
         "training_split": "supernet_score",
+        "TrainedScore": "trained_score",
         "CalibratedFit": "calibrated_score",
         "CalibratedScore": "calibrated_score",
         "fit_calibrated": "calibrated_score",

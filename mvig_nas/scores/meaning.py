@@ -6,6 +6,8 @@ from math import sqrt
 
 from mvig_nas.standard_error import standard_error
 
+TRAIN = "train:"  # what the name of a score by short trainings begins with
+HOLD_OUT = 0.15  # share of the training images that the top-1 of short trainings is measured on
 _TELLING = 2.0  # standard errors of a difference, from which two networks count as told apart
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError, closest
+from mvig_nas.scores.meaning import TRAIN
 from mvig_nas.scores.spectral_gap import SpectralGapScore
 from mvig_nas.search_space import SearchSpace
 
@@ -104,12 +105,12 @@ def load(
     """A score by its name.
 
     Args:
-        name: one of `NAMES`, `supernet:PATH` for top-1 of a trained supernet's sub-networks, or `calibrated:FOLDER`
-            for the top-1 that is predicted of a network trained alone.
+        name: one of `NAMES`, `supernet:PATH` for top-1 of a trained supernet's sub-networks, `calibrated:FOLDER` for
+            the top-1 that is predicted of a network trained alone, or `train:PLAN` for the top-1 of a short training.
         seed: of weights and inputs; `log_macs`, `log_params` and `spectral_gap` have none to draw.
         resolution: side of the images in pixels, for all architectures alike; None for half of each one's own.
         batch_size: images a pass, at least 2; None for the proxy's own. SynFlow always takes one.
-        data: folder of the images that the supernet was trained on.
+        data: folder of the images that the supernet was trained on, or that short trainings train on.
         space: what will be searched, and a supernet must hold; None to leave that unchecked.
         skipping_in: folder of the run whose list of images that cannot be read is left out, as in `SupernetScore`.
 
@@ -130,9 +131,13 @@ def load(
             Path(name.removeprefix("calibrated:")),
             lambda used, seed: load(used, seed=seed, data=data, space=space, skipping_in=skipping_in),
         )
+    if name.startswith(TRAIN):
+        from mvig_nas.scores.trained_score import load_trained_score
+
+        return load_trained_score(name, data, skipping_in)
     if name not in NAMES:
         raise MvigNasError(
-            f"no score is called {name!r}; {closest(name, NAMES)} Or supernet:PATH, or calibrated:FOLDER."
+            f"no score is called {name!r}; {closest(name, NAMES)} Or supernet:PATH, calibrated:FOLDER or train:PLAN."
         )
     _require("seed", seed, 0)
     if resolution is not None:

@@ -1,18 +1,22 @@
 """A whole search by names: a space, a device, a score and a budget become a run folder. `mvig-nas search` is this."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from mvig_nas import run_folder, scores
-from mvig_nas.architecture import STRIDE
+from mvig_nas.architecture import FAMILY_PRESETS, PRESETS, STRIDE, Architecture
 from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.futures import usable_cores
+from mvig_nas.recipes import short_recipe
 from mvig_nas.search.contracts import STUDY_FILE, Evaluator, Progress
+from mvig_nas.search.evaluators.local import LocalEvaluator
+from mvig_nas.search.evaluators.resources import Resources
 from mvig_nas.search.loop import search
 from mvig_nas.search.search_settings import BATCH, DeviceName, SearchSettings, SpaceName
 from mvig_nas.search.study import Study
@@ -22,8 +26,11 @@ from mvig_nas.values import about, check
 
 if TYPE_CHECKING:
     from mvig_nas.latency import ArchitectureLatency
+    from mvig_nas.search.evaluators.short_training import Trainings
+    from mvig_nas.search.evaluators.tune_trainings import TrainingProgress
 
 COMMAND = "search"
+TRAININGS = "trainings"  # in the run folder, where the score is a training
 _PROPOSALS_PER_WORKER = 2  # so that few wait for the last of a turn
 
 
@@ -79,15 +86,15 @@ class WorkerOptions:
 class SearchRequest:
     """What is searched, for which device, by which score and under which budget."""
 
-    MAY_DIFFER: ClassVar = ("evaluator", "ray", "settings.evaluations", "settings.time_limit_s")
+    MAY_DIFFER: ClassVar = ("evaluator", "ray", "settings.evaluations", "settings.time_limit_s", "max_epochs")
 
     space: SpaceName = "mobilevig"
     device: DeviceName = DEFAULT_DEVICE
     score: Annotated[
         str,
         about(
-            "Score that is maximised: a training-free proxy (`mvig-nas docs scores` has them), supernet:PATH or "
-            "calibrated:FOLDER.",
+            "Score that is maximised: a training-free proxy (`mvig-nas docs scores` has them), supernet:PATH, "
+            "calibrated:FOLDER, or train:PLAN, which trains every candidate briefly on Ray.",
             metavar="NAME",
         ),
     ] = scores.DEFAULT
@@ -95,9 +102,20 @@ class SearchRequest:
         Annotated[
             Path,
             about(
-                "Folder of the images that the supernet of the score was trained on, and that finalists are trained "
-                "on.",
+                "Folder of the images that the supernet of the score was trained on, and that candidates of "
+                "train:PLAN and finalists are trained on.",
                 metavar="FOLDER",
+            ),
+        ]
+        | None
+    ) = None
+    max_epochs: (
+        Annotated[
+            int,
+            about(
+                "Epochs of a training of --score train:PLAN or of a finalist; if not given, those of the plan, which "
+                "for finalists is `short`.",
+                ge=1,
             ),
         ]
         | None
@@ -160,12 +178,17 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class SearchRun:
-    """A search that is over, and what it was made with; `seconds` is how long this part of it took."""
+    """A search that is over, and what it was made with.
+
+    `seconds` is how long this part of it took. `preset_scores` are those of published networks that the search did not
+    score itself, for comparison, as far as the score has a value for them.
+    """
 
     study: Study
     latency: "ArchitectureLatency"
     score: scores.Score
     seconds: float
+    preset_scores: Mapping[Architecture, float] = field(default_factory=dict)
 
 
 def saved_request(folder: Path) -> SearchRequest:
@@ -196,6 +219,7 @@ def run_search(
     *,
     resume: bool = False,
     on_candidate: Callable[[Progress], None] | None = None,
+    on_training: Callable[["TrainingProgress"], None] | None = None,
 ) -> SearchRun:
     """Search as `search` does, into a run folder that can be resumed.
 
@@ -204,6 +228,7 @@ def run_search(
         folder: the run's, which is made if it is missing.
         resume: go on with the search in the folder, also where it was killed before it had recorded anything.
         on_candidate: called after each new candidate.
+        on_training: called after every epoch of every training of the score `train:PLAN`.
 
     Raises:
         MvigNasError: something named in the request is missing or wrong, the request differs from the resumed one, or
@@ -214,7 +239,8 @@ def run_search(
     began = time.monotonic()
     asked = request.settings
     with run_folder.entered(folder, COMMAND, request, resume, STUDY_FILE) as goes_on:
-        space = Study.load(folder).settings.space if goes_on else SearchSpace.load(request.space)
+        earlier = Study.load(folder) if goes_on else None
+        space = SearchSpace.load(request.space) if earlier is None else earlier.settings.space
         latency = ArchitectureLatency.load(
             request.device, num_classes=request.classes, backbone_side=request.resolution
         )
@@ -223,9 +249,19 @@ def run_search(
         labels = {"device": request.device} | ({} if request.data is None else {"data": str(request.data)})
         if request.resolution is not None:
             labels |= {"task": request.task, "resolution": str(request.resolution)}
+        trainings = None
+        if request.score.startswith(scores.TRAIN):
+            trainings = _trainings(request, score, folder)
+            # a plan's name says nothing of what is in it
+            labels |= {"recipe": sha256(repr(trainings.recipe).encode()).hexdigest()[:16]}
         if resume:
             run_folder.rewrite(folder, COMMAND, request)
-        with _evaluator(request, score) as (evaluator, proposals):
+        with ExitStack() as opened:
+            if trainings is None:
+                evaluator, proposals = opened.enter_context(_evaluator(request, score))
+            else:
+                known = () if earlier is None else tuple(c.fingerprint for c in earlier.candidates if c.is_evaluated)
+                evaluator, proposals = opened.enter_context(_training(request, trainings, known, on_training))
             study = search(
                 space,
                 score,
@@ -237,12 +273,63 @@ def run_search(
                 on_candidate=on_candidate,
                 **vars(asked) | {"batch": asked.batch or (None if goes_on else proposals), "labels": labels},
             )
+            preset_scores = {}
+            if trainings is None:
+                scored = {each.architecture for each in study.candidates if each.score is not None}
+                others = [each for each in compared_presets(space).values() if each not in scored]
+                outcomes = (evaluator or LocalEvaluator(score))(others, lambda: False)
+                preset_scores = {each.architecture: each.score for each in outcomes if each.score is not None}
         seconds = time.monotonic() - began
         run_folder.conclude(
             folder,
             {"judged": study.judged, "evaluated": study.evaluated, "seconds": round(seconds, 3), "ended": study.ended},
         )
-    return SearchRun(study, latency, score, seconds)
+    return SearchRun(study, latency, score, seconds, preset_scores)
+
+
+def compared_presets(space: SearchSpace) -> dict[str, Architecture]:
+    """The published networks that a search is compared with: the MobileViGs, and their successors in the space."""
+    return {name: each for name, each in FAMILY_PRESETS.items() if name in PRESETS or each in space}
+
+
+def _trainings(request: SearchRequest, score: scores.Score, folder: Path) -> "Trainings":
+    """How the candidates of the score `train:PLAN` are trained.
+
+    Raises:
+        MvigNasError: no such plan, or an option that such a search does not have.
+    """
+    from mvig_nas.search.evaluators.short_training import Trainings
+
+    if request.ray.evaluation_timeout_s is not None:
+        raise MvigNasError(
+            "--evaluation-timeout must not come with --score train:PLAN, as a training is stopped by what it reports; "
+            "leave it out, and bound trainings by --max-epochs."
+        )
+    assert isinstance(score, scores.TrainedScore)
+    return Trainings(
+        score.data.absolute(),
+        scores.HOLD_OUT,
+        short_recipe(score.plan, request.max_epochs, request.settings.seed, score.images),
+        folder.absolute() / TRAININGS,
+        None if score.skipping_in is None else score.skipping_in.absolute(),
+        threads=max(1, int(request.ray.cpus_per_worker)),
+    )
+
+
+@contextmanager
+def _training(
+    request: SearchRequest,
+    trainings: "Trainings",
+    known: tuple[str, ...],
+    on_training: Callable[["TrainingProgress"], None] | None,
+) -> Iterator[tuple[Evaluator | None, int]]:
+    """Who trains the candidates, and how many proposals a turn should have."""
+    from mvig_nas.search.evaluators.tune_trainings import TrainingEvaluator
+
+    ray = request.ray
+    resources = Resources(ray.address, ray.workers, ray.cpus_per_worker, ray.gpus_per_worker)
+    with TrainingEvaluator(request.score, trainings, resources, earlier=known, on_progress=on_training) as evaluator:
+        yield evaluator, max(BATCH, evaluator.workers)
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim
 from mvig_nas.finalists import FinalistsRequest, hold
-from mvig_nas.finalists.request import Resources
-from mvig_nas.finalists.tournament import FinalistProgress
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.scores import load
 from mvig_nas.search import search
+from mvig_nas.search.evaluators.resources import Resources
+from mvig_nas.search.evaluators.tune_trainings import TrainingProgress
 from tests.images import write_images
 from tests.tiny_training import SPACE
 
@@ -63,7 +63,7 @@ def test_killed_at_three_moments_and_resumed_the_winner_is_the_same(request_: Fi
     progress = []
     lock = threading.RLock()  # as a bar has one, which cannot be pickled
 
-    def on_progress(each: FinalistProgress) -> None:
+    def on_progress(each: TrainingProgress) -> None:
         with lock:
             progress.append(each)
 
@@ -80,7 +80,7 @@ def test_killed_at_three_moments_and_resumed_the_winner_is_the_same(request_: Fi
 import os, signal, sys
 from pathlib import Path
 from mvig_nas.finalists import FinalistsRequest, hold
-from mvig_nas.finalists.request import Resources
+from mvig_nas.search.evaluators.resources import Resources
 run, data, plan, moment = sys.argv[1:]
 seen = []
 def on_progress(progress):

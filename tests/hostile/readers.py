@@ -33,10 +33,10 @@ from mvig_nas import (
 from mvig_nas import search as searching
 from mvig_nas.architecture import Architecture, preset, read_architectures
 from mvig_nas.errors import MvigNasError
-from mvig_nas.finalists.short_training import read_reports
 from mvig_nas.image_data.transforms import read_image
 from mvig_nas.latency.card import FitRequest, fit_log, read_card, rows_of
 from mvig_nas.scores.calibrated_score import FILE as CALIBRATED
+from mvig_nas.search.evaluators.short_training import read_reports
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.training.model_folder import TrainedModel, read_model, write_model
 from mvig_nas.values import plain

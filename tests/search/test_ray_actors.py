@@ -29,6 +29,7 @@ from mvig_nas.search.evaluators import ray_actors
 from mvig_nas.search.evaluators.local import LocalEvaluator
 from mvig_nas.search.evaluators.ray_actors import RayEvaluator
 from mvig_nas.training import train_supernet
+from tests.clusters import three_nodes
 from tests.images import write_images
 from tests.ray_scores import Deadly, Faulty, Paced, Unloadable, architectures, never
 from tests.sampler_contract import HALF, TOY, SamplerContract, SizeLatency, WidthScore, no_costs, timeless
@@ -318,16 +319,9 @@ def test_a_supernet_scores_as_here_by_weights_that_were_sent(supernet: Path, ima
 
 
 @pytest.fixture
-def cluster(alone: None) -> Iterator[Cluster]:  # noqa: ARG001
-    """Three nodes of one CPU each on this machine; the search runs on the first."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+def cluster() -> Iterator[Cluster]:
+    with three_nodes() as nodes:
+        yield nodes
 
 
 def _is_on(pid: int, node: Any) -> bool:

@@ -1,7 +1,7 @@
-"""One finalist's training, in a worker of Ray: its top-1 is reported after every epoch, and it may be stopped then.
+"""One short training, in a worker of Ray: its top-1 is reported after every epoch, and it may be stopped then.
 
-All that is worth keeping lies in the finalist's folder: the training's state, the reports so far and, in the end, which
-of the held-out images were classified rightly. A worker that finds reports there hands them over again first, so that a
+All that is worth keeping lies in the training's own folder: its state, the reports so far and, in the end, which of the
+held-out images were classified rightly. A worker that finds reports there hands them over again first, so that a
 scheduler which has forgotten everything is told the same as before, and no epoch is trained twice.
 """
 
@@ -17,10 +17,10 @@ from torch import nn
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.files import read_text, save
-from mvig_nas.finalists.request import FinalistsRequest, Resources
-from mvig_nas.image_data import BadImage, EvaluationImages, LabelledImages, hold_out, read_split, resized, usable
+from mvig_nas.image_data import EvaluationImages, LabelledImages, resized
 from mvig_nas.network import MobileViG
 from mvig_nas.recipes import Recipe
+from mvig_nas.scores.trained_score import training_parts
 from mvig_nas.training import Execution, Knowledge, Validated, train_alone
 from mvig_nas.training.first_weights import read_first_weights
 from mvig_nas.training.guard import DivergedError
@@ -30,51 +30,55 @@ CHECKPOINT_MINUTES = 0.5
 
 
 @dataclass(frozen=True)
-class Training:
-    """What all trainings of a request share; sent to every worker."""
+class Trainings:
+    """What the short trainings of a run share; sent to every worker, so paths are absolute.
 
-    request: FinalistsRequest
-    resources: Resources
+    Attributes:
+        data: folder of the images, with the class folders in `train`.
+        hold_out: share of the training images that top-1 is measured on.
+        recipe: of every training.
+        folder: in which every training has its own, named by its architecture's fingerprint.
+        skipping_in: folder with the list of images that are left out; None where none are.
+        supernet: folder of a supernet whose slices the trainings begin with; fresh weights if None.
+        threads: of a training.
+        in_memory: whether decoded images are kept in memory.
+    """
+
+    data: Path
+    hold_out: float
     recipe: Recipe
     folder: Path
+    skipping_in: Path | None = None
+    supernet: Path | None = None
+    threads: int = 1
+    in_memory: bool = False
 
 
-def images_of(request: FinalistsRequest, folder: Path) -> tuple[LabelledImages, LabelledImages, tuple[BadImage, ...]]:
-    """Images to train on, those held out, and those that the finalists in a folder leave out.
-
-    Raises:
-        MvigNasError: no such images, or too few to hold any out.
-    """
-    parts = hold_out(read_split(request.data, "train"), request.hold_out)
-    (images, held), bad = usable(parts, folder, request.skip_bad_images)
-    return images, held, bad
-
-
-def train_finalist(config: dict[str, Any], training: Training | None = None) -> None:
+def train_briefly(config: dict[str, Any], trainings: Trainings | None = None) -> None:
     """Tune's trainable; `config` is `{"architecture": JSON}`."""
-    assert training is not None
+    assert trainings is not None
     architecture = Architecture.from_json(config["architecture"])
-    folder = training.folder / architecture.fingerprint
+    folder = trainings.folder / architecture.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     known = read_reports(folder)
     for report in known:
         tune.report(report)
     if (folder / RESULT).is_file():
         return
-    torch.set_num_threads(max(1, int(training.resources.cpus)))
-    images, held, _ = images_of(training.request, training.folder)
-    reporter = _Reporter(held, training.recipe, folder, reported=len(known))
+    torch.set_num_threads(trainings.threads)
+    images, held, _ = training_parts(trainings.data, trainings.hold_out, trainings.skipping_in)
+    reporter = _Reporter(held, trainings.recipe, folder, reported=len(known))
     first = None
-    if training.request.supernet is not None:
-        first = read_first_weights(training.request.supernet, architecture, images.classes)
+    if trainings.supernet is not None:
+        first = read_first_weights(trainings.supernet, architecture, images.classes)
     train_alone(
         architecture,
         images,
-        training.recipe,
+        trainings.recipe,
         folder,
         knowledge=Knowledge(first=first),
         execution=Execution(
-            in_memory=training.resources.in_memory,
+            in_memory=trainings.in_memory,
             channels_last=True,
             checkpoint_minutes=CHECKPOINT_MINUTES,
             resume=(folder / STATE).is_file(),
@@ -101,7 +105,7 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
 
 
 class _Reporter:
-    """The `Validate` of a finalist: top-1 on the held-out images, written down and told to Tune."""
+    """The `Validate` of a short training: top-1 on the held-out images, written down and told to Tune."""
 
     def __init__(self, held: LabelledImages, recipe: Recipe, folder: Path, reported: int) -> None:
         self._held, self._recipe, self._folder = held, recipe, folder
