@@ -42,9 +42,9 @@ from mvig_nas.coreml.bulk_export import export_all
 from mvig_nas.coreml.package import content_sha256
 from mvig_nas.errors import MvigNasError
 from mvig_nas.finalists import FinalistsRequest, hold
-from mvig_nas.finalists.request import Resources
 from mvig_nas.pipeline.planning import RunRequest
 from mvig_nas.recipes import Execution, Plan, Recipe, SupernetPlan
+from mvig_nas.search.evaluators.resources import Resources
 from mvig_nas.search.search_run import SearchRequest, run_search
 from mvig_nas.search.search_settings import SearchSettings
 from mvig_nas.search.study import Study

@@ -71,7 +71,8 @@ def search(
     """Search for the best network inside a latency budget.
 
     By default the score is a training-free proxy, which orders networks and is no accuracy. The score of a supernet is
-    the top-1 of its sub-networks on held-out training images. With --finalists the search ends with a measured top-1.
+    the top-1 of its sub-networks on held-out training images. With --finalists the search ends with a measured top-1;
+    --score train:PLAN measures one of every candidate, by a short training.
     """
     request = values.changed(saved_request(resumed_folder(out)) if resume else SearchRequest(), changes)
     if not request.settings.front and not request.budget.limits:

@@ -72,8 +72,7 @@ def hold(
     began = time.monotonic()
     study = Study.load(request.run)
     folder = request.run / FOLDER
-    skipping_in = folder if request.skip_bad_images else None
-    images, held, bad = training_parts(request.data, request.hold_out, skipping_in)
+    images, held, bad = training_parts(request.data, request.hold_out, folder, request.skip_bad_images)
     recipe = recipes.short_recipe(request.plan, request.max_epochs, request.seed, len(images))
     with run_folder.entered(folder, COMMAND, request, resume, CHOSEN) as has_begun:
         entries = _entries(study, request.count, folder if has_begun else None)
@@ -91,7 +90,7 @@ def hold(
             request.hold_out,
             recipe,
             folder.absolute(),
-            None if skipping_in is None else skipping_in.absolute(),
+            folder.absolute(),
             None if request.supernet is None else request.supernet.absolute(),
             max(1, int(resources.cpus)),
             resources.in_memory,

@@ -70,25 +70,28 @@ def load_trained_score(name: str, data: Path | None, skipping_in: Path | None = 
         raise MvigNasError("a score by training must name its plan, got none; write train:short, or a TOML file.")
     if data is None:
         raise MvigNasError(f"score {name!r} needs images to train on; give their folder with --data.")
-    images, held, bad = training_parts(data, HOLD_OUT, skipping_in)
+    images, held, bad = training_parts(data, HOLD_OUT, skipping_in, skips=True)
     if skipping_in is not None and read_skipped(skipping_in) is None:
         write_skipped(bad, skipping_in)
     return TrainedScore(plan, data, len(images), len(held), skipping_in)
 
 
 def training_parts(
-    data: Path, share: float, skipping_in: Path | None
+    data: Path, share: float, skipping_in: Path | None, skips: bool
 ) -> tuple[LabelledImages, LabelledImages, tuple[BadImage, ...]]:
     """Images that short trainings train on, those held out to measure top-1 on, and those left out.
 
     Args:
         data: folder of the images.
         share: of them that is held out.
-        skipping_in: folder of the run whose list of images that cannot be read is left out; None to refuse such images.
+        skipping_in: folder of the run; what is listed there is left out. None to leave nothing out.
+        skips: whether images that cannot be read are left out, where the folder has no list yet.
 
     Raises:
         MvigNasError: no such images, or too few to hold any out.
     """
-    parts = hold_out(read_split(data, "train"), share)
-    (images, held), bad = usable(parts, skipping_in or data, skipping_in is not None)
+    images, held = hold_out(read_split(data, "train"), share)
+    if skipping_in is None:
+        return images, held, ()
+    (images, held), bad = usable((images, held), skipping_in, skips)
     return images, held, bad

@@ -9,8 +9,6 @@ import pytest
 
 from mvig_nas import scores
 from mvig_nas.errors import MvigNasError
-from mvig_nas.finalists import FinalistsRequest
-from mvig_nas.finalists.short_training import images_of
 from mvig_nas.image_data import (
     bad_images,
     hold_out,
@@ -24,6 +22,7 @@ from mvig_nas.image_data import (
     write_skipped,
 )
 from mvig_nas.recipes import Plan
+from mvig_nas.scores.trained_score import training_parts
 from mvig_nas.training import (
     Execution,
     RetrainRequest,
@@ -160,12 +159,11 @@ def test_a_score_leaves_out_held_out_images_that_were_spoilt_later(tmp_path: Pat
 
 def test_finalists_and_their_workers_leave_out_the_same(tmp_path: Path) -> None:
     data, folder = spoilt(tmp_path / "data"), tmp_path / "finalists"
-    request = FinalistsRequest(tmp_path, data, skip_bad_images=True)
-    images, held, bad = images_of(request, folder)
+    images, held, bad = training_parts(data, 0.15, folder, skips=True)
     folder.mkdir()
     write_skipped(bad, folder)
     assert [each.image for each in bad] == ["train/class_0/0003.png"]
-    again = images_of(replace(request, skip_bad_images=False), folder)
+    again = training_parts(data, 0.15, folder, skips=False)
     assert (again[0].names, again[1].names) == (images.names, held.names)
     assert len(images) + len(held) == 35
 

@@ -66,7 +66,7 @@ def train_briefly(config: dict[str, Any], trainings: Trainings | None = None) ->
     if (folder / RESULT).is_file():
         return
     torch.set_num_threads(trainings.threads)
-    images, held, _ = training_parts(trainings.data, trainings.hold_out, trainings.skipping_in)
+    images, held, _ = training_parts(trainings.data, trainings.hold_out, trainings.skipping_in, skips=False)
     reporter = _Reporter(held, trainings.recipe, folder, reported=len(known))
     first = None
     if trainings.supernet is not None:
