@@ -13,9 +13,11 @@ from mvig_nas.coreml import ExportRequest
 
 if TYPE_CHECKING:
     from mvig_nas.coreml import Bulk, Exported
+    from mvig_nas.coreml.other_formats import OtherExport
 
 _OF_DETAILS = ("author", "license", "model_version", "description", "trained_on", "device")
-_ONE_ONLY = ("overwrite", "graph_step", *_OF_DETAILS, "palettize", "quantize_weights", "data", "images", "batch")
+_OF_COMPRESSION = ("palettize", "quantize_weights", "data", "images")
+_ONE_ONLY = ("overwrite", "graph_step", "batch", "format", *_OF_DETAILS, *_OF_COMPRESSION)
 _RANDOM = "THE WEIGHTS ARE RANDOM. THE PACKAGE IS FOR TIMING ONLY: WHAT IT ANSWERS MEANS NOTHING."
 
 
@@ -110,6 +112,13 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
             "is_random": done.is_random,
             "weight_bytes": weight_bytes,
         }
+        if done.other is not None:
+            values |= {
+                "format": request.format,
+                "convolutions": done.other.convolutions,
+                "difference": done.other.difference,
+                "runtime": done.other.runtime,
+            }
         if (compressed := done.compressed) is not None:
             values |= {
                 "compression": request.compression.name,
@@ -130,6 +139,9 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
     target = request.package.minimum_deployment_target
     if done.is_random:
         click.echo(_RANDOM)
+    if done.other is not None:
+        _print_other(done.other, done.weights, request.format)
+        return
     click.echo(f"{done.package}: {size(weight_bytes)} of fp16 weights ({done.weights}), {target} or newer")
     if (compressed := done.compressed) is not None:
         before, after = size(compressed.bytes_before), size(compressed.bytes_after)
@@ -155,4 +167,19 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
         )
     click.echo(
         "Next, on a Mac: open the package in Xcode, tab Performance, choose your iPhone; see `mvig-nas docs coreml`."
+    )
+
+
+def _print_other(made: "OtherExport", weights: str, form: str) -> None:
+    from mvig_nas.cli.output import say, size
+
+    files = [made.path] if made.path.is_file() else [each for each in made.path.rglob("*") if each.is_file()]
+    click.echo(f"{made.path}: {size(sum(file.stat().st_size for file in files))} ({weights}), format {form}")
+    if made.difference is None:
+        click.echo("Not verified: nothing of the model was checked.")
+        return
+    say(
+        f"Verified: the {made.convolutions} convolutions have the shapes of the kernel list; executed by "
+        f"{made.runtime} on four images, logits are within {made.difference:.1e} of the network's in torch (of the "
+        "largest logit)."
     )

@@ -86,7 +86,7 @@ def export(
     labels = None if options.class_labels is None else _checked_labels(options.class_labels, network.num_classes)
     coremltools = tools.load()
     mean, std = options.mean, options.std
-    deployed = _Deployed(_deployable(network), (mean, std) if options.is_image else None, labels is not None)
+    deployed = Deployed(deployable(network), (mean, std) if options.is_image else None, labels is not None)
     try:
         building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=staging or path.parent))
     except OSError as error:
@@ -121,7 +121,7 @@ def export(
     return path
 
 
-class _Deployed(nn.Module):
+class Deployed(nn.Module):
     """The folded network with what a package does before and after it.
 
     Normalisation is a multiplication and an addition a channel, here and not in Core ML's image type: that has one
@@ -147,7 +147,7 @@ class _Deployed(nn.Module):
         return logits.softmax(dim=1) if self.has_labels else logits
 
 
-def _deployable(network: MobileViG) -> MobileViG:
+def deployable(network: MobileViG) -> MobileViG:
     """The network's inference form, refused where a weight does not fit fp16."""
     inference = for_inference(network).to("cpu", torch.float32)
     for name, parameter in inference.named_parameters():

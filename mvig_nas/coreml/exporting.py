@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.coreml.compression import Compressed, Compression, compress
@@ -16,6 +16,7 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.values import about, check, plain
 
 if TYPE_CHECKING:
+    from mvig_nas.coreml.other_formats import OtherExport
     from mvig_nas.coreml.verification import Verification
     from mvig_nas.image_data import LabelledImages
     from mvig_nas.network import MobileViG
@@ -62,6 +63,13 @@ class ExportRequest:
         bool,
         about("Check a package, and execute it in torch, before it appears.", flags=("--verify/--no-verify",)),
     ] = True
+    format: Annotated[
+        Literal["coreml", "onnx", "coreai"],
+        about(
+            "What is written: a Core ML package, an ONNX model in fp32, or a Core AI asset in fp16 for iOS 27; "
+            "the last two need mvig-nas[onnx] or mvig-nas[coreai], and give logits."
+        ),
+    ] = "coreml"
     package: ExportOptions = field(default_factory=ExportOptions)
     compression: Compression = field(default_factory=Compression)
     data: Annotated[
@@ -87,6 +95,11 @@ class ExportRequest:
                 f"--data must come with --palettize or --quantize-weights, whose top-1 is measured on the images, got "
                 f"{self.data} alone; to measure a package as it is, run `mvig-nas evaluate PACKAGE --data {self.data}`."
             )
+        if self.compression.name and self.format != "coreml":
+            raise MvigNasError(
+                f"weights must be compressed in a Core ML package, got --format {self.format} and weights "
+                f"{self.compression.name}; leave one of the two out."
+            )
         if self.images is not None and self.data is None:
             raise MvigNasError(f"--images must come with --data, got {self.images} alone; add the folder of images.")
 
@@ -100,7 +113,8 @@ class ExportRequest:
 class Exported:
     """A package that was written: its network, where the weights come from, and what was verified, if anything.
 
-    `compressed` says what a compression did; it is None where weights stayed in fp16.
+    `compressed` says what a compression did; it is None where weights stayed in fp16. `other` says what was compared of
+    a model of another format; it is None of a Core ML package.
     """
 
     package: Path
@@ -108,6 +122,7 @@ class Exported:
     weights: str
     verification: "Verification | None"
     compressed: Compressed | None = None
+    other: "OtherExport | None" = None
 
     @property
     def is_random(self) -> bool:
@@ -121,7 +136,7 @@ def export_target(target: str, package: Path | None = None, request: ExportReque
     Args:
         target: the name of a preset or a JSON file with an architecture, which gets random weights; the folder that
             `retrain` leaves, whose classes become labels; or a checkpoint of the MobileViG authors'.
-        package: where to write; the target's name with the suffix `.mlpackage`, in the current folder, if None.
+        package: where to write; the target's name with the format's suffix (`.mlpackage`), in the current folder, if None.
         request: how.
 
     Raises:
@@ -155,8 +170,22 @@ def export_target(target: str, package: Path | None = None, request: ExportReque
         weights = f"{UNTRAINED}, seed {request.seed}"
     if options.batch == 1:  # what is predicted is one image
         metadata |= latency_entries(network.architecture, options.details.device)
+    name = path.stem.removesuffix(".pth")
+    if request.format != "coreml":
+        from mvig_nas.coreml.other_formats import SUFFIXES, entries_of, export_other
+
+        other = export_other(
+            network,
+            package or Path(f"{name}{SUFFIXES[request.format]}"),
+            request.format,
+            options,
+            metadata=entries_of(network, weights, metadata, labels),
+            overwrite=request.overwrite,
+            is_verified=request.is_verified,
+        )
+        return Exported(other.path, network, weights, None, other=other)
     verified: list[Verification] = []
-    path = package or Path(f"{path.stem.removesuffix('.pth')}{SUFFIX}")
+    path = package or Path(f"{name}{SUFFIX}")
 
     def export_to(where: Path, overwrite: bool) -> None:
         export(
