@@ -136,7 +136,7 @@ def export_target(target: str, package: Path | None = None, request: ExportReque
     Args:
         target: the name of a preset or a JSON file with an architecture, which gets random weights; the folder that
             `retrain` leaves, whose classes become labels; or a checkpoint of the MobileViG authors'.
-        package: where to write; the target's name with the format's suffix (`.mlpackage`), in the current folder, if None.
+        package: where to write; in the current folder, the target's name with the format's suffix, if None.
         request: how.
 
     Raises:

@@ -34,8 +34,8 @@ from mvig_nas.network import MobileViG
 
 Format = Literal["onnx", "coreai"]
 SUFFIXES: Mapping[Format, str] = {"onnx": ".onnx", "coreai": ".aimodel"}
-# Of the largest logit. Core AI's program computes in fp16, whose rounding moves logits by about 1e-3.
-TOLERANCES: Mapping[Format, float] = {"onnx": TOLERANCE, "coreai": 2e-2}
+# Of the largest logit. Core AI's program computes in fp16, whose rounding moved logits of 500 packages by 3e-3 at most.
+TOLERANCES: Mapping[Format, float] = {"onnx": TOLERANCE, "coreai": 5e-3}
 _PACKAGES: Mapping[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "coreai": ("coreai_torch", "coreai.runtime"),

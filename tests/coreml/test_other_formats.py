@@ -48,7 +48,7 @@ def test_by_the_command_a_trained_model_is_written_and_verified(form: Format, mo
     assert made.exit_code == 0, made.output
     values = json.loads(made.output)
     assert values["convolutions"] > 5
-    assert values["difference"] < (1e-5 if form == "onnx" else 2e-2)
+    assert values["difference"] < (1e-5 if form == "onnx" else 5e-3)
     again = CliRunner().invoke(cli, command)
     assert "nothing is overwritten unasked" in f"{again.output}{again.exception}"
     printed = CliRunner().invoke(cli, [*command, "--overwrite"]).output
