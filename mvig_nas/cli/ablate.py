@@ -93,6 +93,11 @@ def _print_cells(prepared: "Prepared", request: AblateRequest) -> None:
     fronts = request.experiment.fronts
     searches = 0 if fronts is None else len(fronts.budgets)
     trainings = 0 if prepared.training is None else (len(rows) + searches) * len(prepared.training.seeds)
+    dense = request.experiment.dense
+    for cell in prepared.dense:
+        rows.append([f"{cell.name} (dense)", cell.architecture.fingerprint, cell.adjustment or "as they are", ""])
+    if prepared.dense and dense is not None:
+        trainings += len(prepared.dense) * (request.seeds or dense.seeds)
     print_table(
         f"{len(rows)} cells of {request.experiment.name}, "
         + (f"{searches} searches, whose winners are cells, " if searches else "")
@@ -104,9 +109,11 @@ def _print_cells(prepared: "Prepared", request: AblateRequest) -> None:
 
 def _print(found: "Ablation") -> None:
     from mvig_nas.experiments.experiment_report import (
+        DENSE_COLUMNS,
         FRONT_COLUMNS,
         FRONTS_NOTE,
         columns_of,
+        dense_rows,
         front_rows,
         operator_columns,
         operator_rows,
@@ -127,6 +134,8 @@ def _print(found: "Ablation") -> None:
     if found.fronts:
         print_table("The best network within each budget", list(FRONT_COLUMNS), front_rows(found))
         click.echo(FRONTS_NOTE)
+    if found.dense:
+        print_table("Segmentation of shapes at equal MACs", list(DENSE_COLUMNS), dense_rows(found))
     for note in outside_notes(found):
         click.echo(f"* {note}")
     for sentence in found.findings:

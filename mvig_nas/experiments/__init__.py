@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from mvig_nas.experiments.ablate_request import AblateRequest
 from mvig_nas.experiments.connectivity import reached
-from mvig_nas.experiments.experiment import Cell, Experiment, Fronts, OperatorAlone, cells_of, experiment_names
+from mvig_nas.experiments.experiment import Cell, Dense, Experiment, Fronts, OperatorAlone, cells_of, experiment_names
 from mvig_nas.lazy import attributes_of
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ __all__ = [
     "Ablation",
     "AblationProgress",
     "Cell",
+    "Dense",
     "Experiment",
     "Fronts",
     "OperatorAlone",

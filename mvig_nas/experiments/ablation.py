@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mvig_nas import run_folder, scores, values
 from mvig_nas.architecture import Architecture
 from mvig_nas.experiments.ablate_request import AblateRequest
 from mvig_nas.experiments.costs import Costs, costs_of
+from mvig_nas.experiments.dense import DenseResult, changed, dense_cells, trained
 from mvig_nas.experiments.disturbances import disturbed_top1
 from mvig_nas.experiments.experiment import Cell, Experiment, cells_of
 from mvig_nas.experiments.fronts import Front, check_attainable, traced
@@ -76,6 +78,7 @@ class Ablation:
         operators: graph operators alone, see `operators_alone`.
         seconds: that this run took.
         fronts: what the searches under budgets of memory found; the winner of each is among the results.
+        dense: cells of the dense task, the first of which the others are compared with.
     """
 
     experiment: Experiment
@@ -84,6 +87,7 @@ class Ablation:
     operators: tuple[dict[str, Any], ...]
     seconds: float
     fronts: tuple[Front, ...] = ()
+    dense: tuple[DenseResult, ...] = ()
 
     @property
     def reference(self) -> CellResult | None:
@@ -106,7 +110,7 @@ class Ablation:
 
     @property
     def findings(self) -> list[str]:
-        """One sentence for each comparison with the reference, operator alone and front, with its 95 % interval."""
+        """One sentence for each comparison, operator alone, front and dense cell, with its 95 % interval."""
         found = []
         for result in self.results:
             name, ratio, difference = result.cell.name, self.host_ratio(result), self.top1_difference(result)
@@ -134,6 +138,12 @@ class Ablation:
             )
         if self.experiment.fronts is not None:
             found += [each.finding(self.experiment.fronts) for each in self.fronts]
+        for each in self.dense[1:]:
+            points = each.difference(self.dense[0]).scaled(100).shown(1, sign=True)
+            found.append(
+                f"In segmenting shapes at equal MACs, the mean IoU of {each.cell.name!r} is {points} points from that "
+                f"of {self.dense[0].cell.name!r}, over {len(each.mean_iou)} seeds."
+            )
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +157,7 @@ class Ablation:
             "cells": [self._row(each) for each in self.results],
             "operators": list(self.operators),
             "fronts": [each.to_dict() for each in self.fronts],
+            "dense": [each.to_dict() for each in self.dense],
             "findings": self.findings,
             "versions": {name: version(name) for name in ("mvig-nas", "torch", "timm")},
             "seconds": self.seconds,
@@ -175,11 +186,12 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment that nothing refused: its matched cells, the predictor, and how cells are trained, if they are."""
+    """An experiment that nothing refused: matched cells, predictor, how cells are trained, the dense task's cells."""
 
     cells: tuple[Cell, ...]
     latency: ArchitectureLatency
     training: StandAlonePlan | None
+    dense: tuple[Cell, ...] = ()
 
 
 def prepare(request: AblateRequest) -> Prepared:
@@ -198,7 +210,8 @@ def prepare(request: AblateRequest) -> Prepared:
     if experiment.fronts is not None:
         scores.load(experiment.fronts.score)
         check_attainable(experiment.fronts, request.device_name)
-    return Prepared(matched_cells(experiment, cells_of(experiment), latency), latency, training)
+    dense = dense_cells(experiment.dense, latency) if experiment.dense is not None and request.accuracy else ()
+    return Prepared(matched_cells(experiment, cells_of(experiment), latency), latency, training, dense)
 
 
 def ablate(
@@ -242,9 +255,10 @@ def ablate(
         for cell, cost in zip(cells, costs, strict=True)
     ]
 
-    def summarised() -> Ablation:
+    def summarised(dense: tuple[DenseResult, ...] = ()) -> Ablation:
+        seconds = time.monotonic() - began
         found = Ablation(
-            request.experiment, request.device_name, tuple(results), tuple(operators), time.monotonic() - began, fronts
+            request.experiment, request.device_name, tuple(results), tuple(operators), seconds, fronts, dense
         )
         save(folder / SUMMARY, json.dumps(found.to_dict(), indent=1) + "\n")
         return found
@@ -260,7 +274,14 @@ def ablate(
         }
         results[index] = CellResult(result.cell, result.costs, result.host, top1, disturbed)
         found = summarised()
+    if prepared.dense and request.experiment.dense is not None:
+        asked = changed(request.experiment.dense, request.epochs, request.seeds)
+        found = summarised(trained(asked, prepared.dense, folder, partial(_tell_of_dense, told)))
     return found
+
+
+def _tell_of_dense(told: OnProgress, text: str, done: int, total: int) -> None:
+    told(AblationProgress("segmenting", done, total, text, f"training {done + 1}/{total}"))
 
 
 def _training(request: AblateRequest) -> StandAlonePlan:

@@ -90,6 +90,30 @@ class Fronts:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """A dense task: cells of their own learn the classes of the pixels of shapes; see `dense.trained`.
+
+    All cells are matched to the first one in MACs, and are compared with it.
+
+    Raises:
+        MvigNasError: a value is out of range, or there are fewer than two cells.
+    """
+
+    base: Architecture
+    cells: dict[str, Change]
+    images: Annotated[int, about("Images to train on.", ge=32)] = 768
+    held_out: Annotated[int, about("Images to measure on.", ge=1)] = 256
+    kinds: Annotated[int, about("Classes of shapes; the ground is one more.", ge=1, le=4)] = 4
+    epochs: Annotated[int, about("Passes over the training images.", ge=1)] = 20
+    seeds: Annotated[int, about("Trainings of each cell.", ge=1)] = 3
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.cells) < 2:
+            raise MvigNasError(f"the dense task must have at least two cells, got {list(self.cells)}; add one.")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What is asked, and the cells that answer it.
 
@@ -104,6 +128,7 @@ class Experiment:
         unmatched: names of cells whose widths stay as they are where the others are matched.
         operator: graph operators that are measured alone, too; None for none.
         fronts: searches under budgets of memory, whose winners become cells; None for none.
+        dense: a task on synthetic images, with cells of its own; None for none.
         disturbances: of the validation images, on which the trained cells are asked once more: `shift N`, `shuffle N`.
 
     Raises:
@@ -126,6 +151,7 @@ class Experiment:
     seeds: Annotated[int, about("Trainings of each cell.", ge=1)] = 3
     operator: OperatorAlone | None = None
     fronts: Fronts | None = None
+    dense: Dense | None = None
     disturbances: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -143,7 +169,7 @@ class Experiment:
                 raise MvigNasError(
                     f"`leave_out` must name cells of the grid, got {each!r}; {closest(each, self._grid)}"
                 )
-        if not names and self.operator is None and self.fronts is None:
+        if not names and all(each is None for each in (self.operator, self.fronts, self.dense)):
             raise MvigNasError(f"experiment {self.name!r} must have a cell, got none; add [axes] or [cells].")
         if self.match is not None and not names:
             raise MvigNasError(f"`match` needs cells, got {self.match!r} and none; add [cells], or leave it out.")

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mvig_nas.experiments.ablation import Ablation, CellResult
+from mvig_nas.experiments.dense import DenseResult
 from mvig_nas.experiments.fronts import Front, Point
 from mvig_nas.experiments.intervals import Estimate, mean_estimate
 from mvig_nas.files import save
 from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, legend, logarithmic, png
 from mvig_nas.report.html import document, image, table
 
-REPORT, PLOT = "report.html", "cells.png"
+REPORT = "report.html"
+_FILES = {"Cells": "cells.png", "Operators alone": "operators.png", "Fronts": "fronts.png", "Segmentation": "dense.png"}
+DENSE_COLUMNS = ("cell", "widths adjusted", "MMACs", "M parameters", "mean IoU %", "points")
 FRONTS_NOTE = (
     "Fit: share of 1,000 random networks of the space. Bytes are of int8, one for each number; a budget holds for "
     "weights and for activations at a time, each by itself. No phone has timed networks like these."
@@ -36,9 +39,10 @@ def write_experiment(found: Ablation, folder: Path, command: str) -> None:
         pictures["Operators alone"] = operators_png(found.operators)
     if found.fronts:
         pictures["Fronts"] = fronts_png(found.fronts)
-    for title, name in (("Cells", PLOT), ("Operators alone", "operators.png"), ("Fronts", "fronts.png")):
-        if title in pictures:
-            save(folder / name, pictures[title])
+    if found.dense:
+        pictures["Segmentation"] = dense_png(found.dense)
+    for title, picture in pictures.items():
+        save(folder / _FILES[title], picture)
     save(folder / REPORT, experiment_page(found, pictures, command))
 
 
@@ -89,6 +93,22 @@ def front_rows(found: Ablation) -> list[list[str]]:
 FRONT_COLUMNS = ("budget", "fit", "front", "score", "ms", "MMACs", "M params", "weights KiB", "peak KiB", "px")
 
 
+def dense_rows(found: Ablation) -> list[list[str]]:
+    """Cells of the dense task, in the order of `DENSE_COLUMNS`; points are the difference to the first."""
+    first = found.dense[0] if found.dense else None
+    return [
+        [
+            each.cell.name,
+            each.cell.adjustment or "as they are",
+            f"{each.macs / 1e6:.2f}",
+            f"{each.parameters / 1e6:.3f}",
+            mean_estimate(each.mean_iou).scaled(100).shown(1),
+            "" if first is None or each is first else each.difference(first).scaled(100).shown(1, sign=True),
+        ]
+        for each in found.dense
+    ]
+
+
 def _point(point: Point | None) -> list[str]:
     if point is None:
         return ["-"] * 7
@@ -133,6 +153,8 @@ def experiment_page(found: Ablation, pictures: Mapping[str, bytes], command: str
         parts += ["<h2>Fronts</h2>", table(FRONT_COLUMNS, [("", row) for row in front_rows(found)])]
         rows = [("", [front.budget, "", "", *_point(each)]) for front in found.fronts for each in front.points]
         parts += [table(FRONT_COLUMNS, rows), f"<p class=note>{escape(FRONTS_NOTE)}</p>"]
+    if found.dense:
+        parts += ["<h2>Segmentation of shapes</h2>", table(DENSE_COLUMNS, [("", row) for row in dense_rows(found)])]
     parts += [image(title, picture) for title, picture in pictures.items()]
     parts.append(f"<h2>How it was made</h2><p><code>{escape(command)}</code></p>")
     versions = ", ".join(f"{name} {number}" for name, number in found.to_dict()["versions"].items())
@@ -213,6 +235,17 @@ def fronts_png(fronts: Sequence[Front]) -> bytes:
         )
     logarithmic(axes, "x")
     legend(axes)
+    return png(figure)
+
+
+def dense_png(cells: Sequence[DenseResult]) -> bytes:
+    """A row for each cell: the mean IoU of every seed."""
+    figure, axes = figure_axes("mean IoU on held-out images (%)", "", height=1.4 + 0.3 * len(cells))
+    for position, each in enumerate(reversed(cells)):
+        color = ACCENT if each is cells[0] else BAND
+        axes.scatter([100 * one for one in each.mean_iou], [position] * len(each.mean_iou), color=color)
+    axes.set_yticks(range(len(cells)), [each.cell.name for each in reversed(cells)])
+    axes.set_ylim(-0.6, len(cells) - 0.4)
     return png(figure)
 
 
