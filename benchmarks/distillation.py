@@ -130,7 +130,7 @@ class Evidence:
                 return
             print(training.name, flush=True)
             resume = (folder / "run.json").is_file()
-            request = self._request(training)
+            request = self.request_of(training)
             retrain(replace(request, execution=replace(request.execution, resume=resume)), folder)
         top1 = json.loads(done.read_text())["mvig_nas"]["about"]["accuracy"]["mean"]["top1"]
         self.top1[training.cell][training.seed] = 100 * top1
@@ -142,11 +142,16 @@ class Evidence:
         """Whether the training is done."""
         return (self.settings.runs / training.name / "model" / "config.json").is_file()
 
-    def _request(self, training: Training) -> RetrainRequest:
+    def plan_of(self, training: Training) -> Plan:
+        """The training's recipe and distillation."""
         entries, taught = RECIPES[training.recipe]
         changes = {"epochs": training.epochs, "warmup_epochs": min(1, training.epochs - 1), "seed": training.seed}
         taught = {"teacher": "none" if training.recipe == LABELS else TEACHER, **taught}
-        plan: Plan = recipes.load_plan("short", {**entries, **changes}, taught)
+        return recipes.load_plan("short", {**entries, **changes}, taught)
+
+    def request_of(self, training: Training) -> RetrainRequest:
+        """What `retrain` is asked for."""
+        plan = self.plan_of(training)
         folder = linked(training.data, self.settings.runs / "data")
         others = folder / "unlabelled" if training.recipe == "unlabelled" else None
         sources = replace(self.settings.sources, unlabelled=others)
@@ -155,7 +160,7 @@ class Evidence:
         elif others is not None:  # as many steps as without them
             epochs = max(1, round(training.epochs * training.data.share))
             plan = replace(plan, recipe=replace(plan.recipe, epochs=epochs, warmup_epochs=min(1, epochs // 5)))
-        return RetrainRequest(_architecture(training.network), folder, plan, sources, self.settings.execution)
+        return RetrainRequest(architecture_of(training.network), folder, plan, sources, self.settings.execution)
 
     def difference(self, cell: tuple[str, str, str, int]) -> float:
         """Points that a recipe is above the labels, over the seeds that both have; NaN without one."""
@@ -260,7 +265,8 @@ def _link_one(path: str, link: Path) -> None:
         os.symlink(os.path.abspath(path), link)
 
 
-def _architecture(network: str) -> Architecture:
+def architecture_of(network: str) -> Architecture:
+    """A network by its name in the tables."""
     if network == SMALL:
         return SearchSpace.load("micro").largest
     if network == TI:

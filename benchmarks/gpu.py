@@ -65,6 +65,7 @@ from mvig_nas.training.teacher import Teacher, load_teacher
 OUTPUT = Path(__file__).resolve().parent.parent / "results" / "gpu"
 TEACHER = "tf_efficientnet_lite0"
 LIMIT_S = 520.0
+SUPERNET_S, COMPILED_S = 40.0, 150.0  # that these trainings may take
 CLASSES, IMAGES_A_CLASS = 10, 400
 WARM = 8  # steps that are not counted
 
@@ -250,20 +251,24 @@ def bench_of(data: Path, device: str, steps: int, home: Path) -> Bench:
     return Bench(read_split(data, "train"), recipe, architecture, space, execution, steps, teacher)
 
 
-def paces(bench: Bench, is_late: Callable[[], bool]) -> Iterator[tuple[str, str, bool, Pace, float | None]]:
-    """What trains, precision, whether it is compiled, pace, and our pace over timm's."""
-    for precision, compiled in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
-        if compiled and (is_late() or bench.device.type == "cpu"):
-            continue
-        theirs = timms(bench, precision=precision, compiled=compiled)
-        yield "timm", precision, compiled, theirs, None
-        alone = retrained(bench, precision=precision, compiled=compiled)
-        yield "retrain", precision, compiled, alone, alone.rate / theirs.rate
-        taught = retrained(bench, taught=True, precision=precision, compiled=compiled)
-        yield "retrain with a teacher", precision, compiled, taught, taught.rate / theirs.rate
+def paces(bench: Bench, left_s: Callable[[], float]) -> Iterator[tuple[str, str, bool, Pace, float | None]]:
+    """What trains, precision, whether it is compiled, pace, and our pace over timm's; as much as there is time for."""
     for precision in ("float32", "bfloat16"):
-        if not is_late():
+        yield from _alone(bench, precision, compiled=False)
+    for precision in ("float32", "bfloat16"):
+        if left_s() > SUPERNET_S:
             yield "supernet train", precision, False, supernet_trained(bench, precision=precision), None
+    if left_s() > COMPILED_S and bench.device.type != "cpu":
+        yield from _alone(bench, "bfloat16", compiled=True)
+
+
+def _alone(bench: Bench, precision: str, *, compiled: bool) -> Iterator[tuple[str, str, bool, Pace, float | None]]:
+    theirs = timms(bench, precision=precision, compiled=compiled)
+    yield "timm", precision, compiled, theirs, None
+    alone = retrained(bench, precision=precision, compiled=compiled)
+    yield "retrain", precision, compiled, alone, alone.rate / theirs.rate
+    taught = retrained(bench, taught=True, precision=precision, compiled=compiled)
+    yield "retrain with a teacher", precision, compiled, taught, taught.rate / theirs.rate
 
 
 def write(name: str, heads: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -290,6 +295,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with train and val; noise without it")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds that it may take")
     parser.add_argument("--share-into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -308,7 +314,7 @@ def main() -> None:
         for what, difference in checks(bench, home):
             found.append((what, f"{difference:.2e}"))
             print(*found[-1], flush=True)
-        for what, precision, compiled, pace, ratio in paces(bench, lambda: time.monotonic() - began > LIMIT_S - 150):
+        for what, precision, compiled, pace, ratio in paces(bench, lambda: options.limit - (time.monotonic() - began)):
             told = "" if ratio is None else f"{ratio:.3f}"
             figures = (f"{pace.rate:.0f}", f"{pace.waiting:.2f}", f"{pace.peak_mib:.0f}", told)
             rows.append((what, precision, "yes" if compiled else "no", *figures))
