@@ -2,7 +2,8 @@
 
 The k rows and the rows predicted are of one laboratory (`known`), as where one measures a few networks on a phone of
 one's own; or the k rows are of one laboratory and those predicted of all others (`unknown`), as with a shipped
-predictor. Writes stranger.csv into results/latency_new_chip. It takes 1 minute of one core.
+predictor. The k rows are drawn at random, or picked as `mvig-nas sample --spread latency` picks what to measure
+(`picked`). Writes stranger.csv into results/latency_new_chip. It takes 1 minute of one core.
 """
 
 import csv
@@ -13,6 +14,8 @@ import numpy as np
 
 from mvig_nas.latency.latency_predictor import LatencyPredictor
 from mvig_nas.latency.published import read_published
+from mvig_nas.latency.rows import Rows
+from mvig_nas.latency.selection import most_telling, uncertainty
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (0, 1, 3, 5)
@@ -28,31 +31,40 @@ def main(out: Path) -> None:
     a15 = rows.where(chips == "A15")
     groups = np.array(a15.groups)
     names = sorted(name for name in set(a15.groups) if a15.groups.count(name) >= LEAST)
-    lines = [["k", "laboratory", "median_error", "mean_error", "coverage_80"]]
+    lines = [["k", "rows", "laboratory", "median_error", "mean_error", "coverage_80"]]
+    still = pooled.moved("iphone-13", a15.pick([]))
     for k in ROWS:
-        found: dict[str, list[np.ndarray]] = {"known": [], "unknown": []}
+        found: dict[tuple[str, str], list[np.ndarray]] = {}
         for number, name in enumerate(names):
-            for draw in range(DRAWS):
-                generator = np.random.default_rng([number, draw])
-                chosen = generator.permutation(np.flatnonzero(groups == name))[:k]
-                moved = pooled.moved("iphone-13", a15.pick(chosen))
-                seen = {a15.networks[row] for row in chosen}
-                fresh = np.array([network not in seen for network in a15.networks])
-                for label, mask in (("known", groups == name), ("unknown", groups != name)):
-                    test = a15.where(mask & fresh)
-                    group = name if label == "known" and k else None
-                    low, high = moved.interval_from_features_ms(test.features, 0.8, group)
-                    error = np.abs(moved.predict_from_features_ms(test.features, group) / test.latencies_ms - 1)
-                    inside = (low <= test.latencies_ms) & (test.latencies_ms <= high)
-                    found[label].append(np.stack([error, inside], axis=1))
-        for label, parts in found.items():
+            own = np.flatnonzero(groups == name)
+            drawn = [np.random.default_rng([number, draw]).permutation(own)[:k] for draw in range(DRAWS)]
+            picked = own[most_telling(uncertainty(a15.features[own], still), k)]
+            for how, lists in (("drawn", drawn), ("picked", [picked] if k else [])):
+                for chosen in lists:
+                    for laboratory, mask in (("known", groups == name), ("unknown", groups != name)):
+                        answered = answers(pooled, a15, chosen, mask, name if laboratory == "known" and k else None)
+                        found.setdefault((how, laboratory), []).append(answered)
+        for (how, laboratory), parts in found.items():
             error, inside = np.concatenate(parts).T
             values = (np.median(error), error.mean(), inside.mean())
-            lines.append([str(k), label, *(f"{value:.3f}" for value in values)])
+            lines.append([str(k), how, laboratory, *(f"{value:.4f}" for value in values)])
             print(*lines[-1], flush=True)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "stranger.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def answers(pooled: LatencyPredictor, a15: Rows, chosen: np.ndarray, mask: np.ndarray, group: str | None) -> np.ndarray:
+    """Relative errors, and whether the interval holds, of the fit moved by the chosen rows, (n, 2).
+
+    Predicted are the rows of `mask` whose networks were not chosen.
+    """
+    moved = pooled.moved("iphone-13", a15.pick(chosen))
+    seen = {a15.networks[row] for row in chosen}
+    test = a15.where(mask & np.array([network not in seen for network in a15.networks]))
+    low, high = moved.interval_from_features_ms(test.features, 0.8, group)
+    error = np.abs(moved.predict_from_features_ms(test.features, group) / test.latencies_ms - 1)
+    return np.stack([error, (low <= test.latencies_ms) & (test.latencies_ms <= high)], axis=1)
 
 
 if __name__ == "__main__":
