@@ -1,6 +1,7 @@
 """`mvig-nas export`: Core ML packages, checked against their architectures."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _OF_DETAILS = ("author", "license", "model_version", "description", "trained_on", "device")
 _OF_COMPRESSION = ("palettize", "quantize_weights", "data", "images")
-_ONE_ONLY = ("overwrite", "graph_step", "batch", "format", *_OF_DETAILS, *_OF_COMPRESSION)
+_ONE_ONLY = ("overwrite", "graph_step", "batch", "sizes", "format", *_OF_DETAILS, *_OF_COMPRESSION)
 _RANDOM = "THE WEIGHTS ARE RANDOM. THE PACKAGE IS FOR TIMING ONLY: WHAT IT ANSWERS MEANS NOTHING."
 
 
@@ -35,11 +36,26 @@ _RANDOM = "THE WEIGHTS ARE RANDOM. THE PACKAGE IS FOR TIMING ONLY: WHAT IT ANSWE
     show_default=True,
     help="Processes that make packages of a FILE.jsonl, of one thread and about 1 GB each.",
 )
-@options_of(ExportRequest, "request", leave_out=("class_labels", "mean", "std"))
+@click.option(
+    "--size",
+    "sizes",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Further side of the input in pixels; may be given several times. Each is a function of the package, such as "
+    "size192, that shares its weights; it takes --target iOS18 or newer.",
+)
+@options_of(ExportRequest, "request", leave_out=("class_labels", "mean", "std", "sizes"))
 @json_option()
 @click.pass_context
 def export(
-    ctx: click.Context, /, target: str, out: Path | None, jobs: int, request: ExportRequest, as_json: bool
+    ctx: click.Context,
+    /,
+    target: str,
+    out: Path | None,
+    jobs: int,
+    sizes: tuple[int, ...],
+    request: ExportRequest,
+    as_json: bool,
 ) -> None:
     """Write a Core ML package of ARCH (a preset, or JSON such as a run's winner.json), MODEL or CHECKPOINT.
 
@@ -53,6 +69,7 @@ def export(
     from mvig_nas.coreml import BulkOptions, export_all, export_target
 
     path = Path(target)
+    request = replace(request, package=replace(request.package, sizes=sizes))
     if path.suffix != ".jsonl":
         if is_given(ctx, "jobs"):
             raise click.UsageError("--jobs is of a FILE.jsonl.", ctx)
@@ -60,7 +77,7 @@ def export(
         return
     for name in _ONE_ONLY:
         if is_given(ctx, name):
-            raise click.UsageError(f"--{name.replace('_', '-')} is of a single package.", ctx)
+            raise click.UsageError(f"--{name.replace('_', '-').replace('sizes', 'size')} is of a single package.", ctx)
     folder = out or Path(path.stem)
     try:
         with Bar("exporting", "packages", hidden=as_json) as bar:
@@ -143,6 +160,9 @@ def _print_one(done: "Exported", request: ExportRequest, as_json: bool) -> None:
         _print_other(done.other, done.weights, request.format)
         return
     click.echo(f"{done.package}: {size(weight_bytes)} of fp16 weights ({done.weights}), {target} or newer")
+    if request.package.sizes:
+        sides = ", ".join(f"size{side}" for side in request.package.sizes)
+        say(f"Functions: main takes {architecture.resolution} pixels; {sides} share its weights.")
     if (compressed := done.compressed) is not None:
         before, after = size(compressed.bytes_before), size(compressed.bytes_after)
         say(f"Compressed, {request.compression.name}: the weights file takes {after}, {before} before.")

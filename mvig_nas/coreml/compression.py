@@ -117,6 +117,11 @@ def compress(
     from mvig_nas.coreml.verification import verify
 
     before = SavedProgram(package)
+    if len(before.functions) > 1:
+        raise MvigNasError(
+            f"weights must be compressed in a package of one input size, got {', '.join(before.functions)} in "
+            f"{package}; export one package a size."
+        )
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         coremltools = tools.load()

@@ -16,6 +16,7 @@ from mvig_nas.architecture import Architecture
 from mvig_nas.coreml import digests, tools
 from mvig_nas.coreml.details import PREVIEW, PREVIEW_OF_CLASSIFIERS, TRAINED_ON, default_description
 from mvig_nas.coreml.export_options import ExportOptions
+from mvig_nas.coreml.input_sizes import combined, functions_of
 from mvig_nas.coreml.package import (
     INPUT_NAME,
     LABEL_NAME,
@@ -84,23 +85,16 @@ def export(
     check_path(path, overwrite)
     _check_network(network, weights)
     labels = None if options.class_labels is None else _checked_labels(options.class_labels, network.num_classes)
-    coremltools = tools.load()
+    networks = functions_of(network, options.sizes)
     mean, std = options.mean, options.std
-    deployed = Deployed(deployable(network), (mean, std) if options.is_image else None, labels is not None)
     try:
         building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=staging or path.parent))
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        shape = (options.batch, 3, network.architecture.resolution, network.architecture.resolution)
-        with torch.no_grad():
-            program = torch.export.export(deployed.eval(), (torch.zeros(shape),)).run_decompositions({})
-        with tools.quiet():
-            model = coremltools.convert(
-                program,
-                package_dir=str(building / f"converted{SUFFIX}"),
-                **_converter_options(coremltools, shape, options, labels),
-            )
+        parts = {name: building / f"{name}{SUFFIX}" for name in networks}
+        models = [_converted(each, options, labels, parts[name]) for name, each in networks.items()]
+        model = models[0] if len(models) == 1 else combined(parts, building / f"combined{SUFFIX}")
         spec = model.get_spec()
         normalisation = f"mean {tuple(mean)}, std {tuple(std)}" if options.is_image else "none: done by the caller"
         _describe(
@@ -119,6 +113,20 @@ def export(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return path
+
+
+def _converted(network: MobileViG, options: ExportOptions, labels: list[str] | None, path: Path) -> Any:
+    """The model of one input size, written to `path`."""
+    coremltools = tools.load()
+    normalisation = (options.mean, options.std) if options.is_image else None
+    deployed = Deployed(deployable(network), normalisation, labels is not None)
+    shape = (options.batch, 3, network.architecture.resolution, network.architecture.resolution)
+    with torch.no_grad():
+        program = torch.export.export(deployed.eval(), (torch.zeros(shape),)).run_decompositions({})
+    with tools.quiet():
+        return coremltools.convert(
+            program, package_dir=str(path), **_converter_options(coremltools, shape, options, labels)
+        )
 
 
 class Deployed(nn.Module):
@@ -216,14 +224,16 @@ def _describe(description: Any, network: MobileViG, options: ExportOptions, entr
         LABEL_NAME: "the likeliest class",
         PROBABILITIES_NAME: "probability of each class",
     }
-    for output in description.output:
-        output.shortDescription = by_name.get(output.name, "")
-    side = architecture.resolution
-    description.input[0].shortDescription = (
-        f"RGB image of {side} x {side} pixels from 0 to 255, each channel normalised inside: {entries['normalisation']}"
-        if options.is_image
-        else f"({options.batch}, 3, {side}, {side}), normalised as in training"
-    )
+    functions = description.functions if options.sizes else (description,)
+    for side, function in zip((architecture.resolution, *options.sizes), functions, strict=True):
+        for output in function.output:
+            output.shortDescription = by_name.get(output.name, "")
+        function.input[0].shortDescription = (
+            f"RGB image of {side} x {side} pixels from 0 to 255, each channel normalised inside: "
+            f"{entries['normalisation']}"
+            if options.is_image
+            else f"({options.batch}, 3, {side}, {side}), normalised as in training"
+        )
 
 
 def _check(check: Callable[[Path], object], finished: Path, path: Path) -> None:

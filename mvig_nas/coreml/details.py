@@ -1,7 +1,7 @@
 """What a package says of itself: author, licence, version of the model, what it was trained on and how good it is."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from mvig_nas.architecture import Architecture
@@ -64,8 +64,8 @@ class PackageDetails:
         check(self)
 
 
-def latency_entries(architecture: Architecture, device: str) -> dict[str, str]:
-    """Metadata of the predicted latency, in milliseconds at batch 1.
+def latency_entries(architecture: Architecture, device: str, sizes: Sequence[int] = ()) -> dict[str, str]:
+    """Metadata of the predicted latency, in milliseconds at batch 1, and at further `sizes` in pixels.
 
     Raises:
         MvigNasError: the device has no predictor.
@@ -74,7 +74,8 @@ def latency_entries(architecture: Architecture, device: str) -> dict[str, str]:
 
     latency = ArchitectureLatency.load(device)
     low, high = latency.interval_ms([architecture], COVERAGE)
-    return {
+    others = latency.predict_ms([replace(architecture, resolution=side) for side in sizes]) if sizes else ()
+    return {f"{PREDICTED_MS}_{side}": f"{ms:.3f}" for side, ms in zip(sizes, others, strict=True)} | {
         PREDICTED_MS: f"{float(latency.predict_ms([architecture])[0]):.3f}",
         PREDICTED_INTERVAL: f"{float(low[0]):.3f} to {float(high[0]):.3f}, {COVERAGE:.0%} interval",
         PREDICTED_DEVICE: f"{device}, predicted and not measured",

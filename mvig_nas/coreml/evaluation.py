@@ -46,7 +46,7 @@ def package_accuracy(
         if stated is None
         else values.read(Preprocessing, json.loads(stated), f"the preprocessing in {package}")
     )
-    declared = program.description.input[0].type
+    declared = program.features.input[0].type
     takes_pixels = declared.WhichOneof("Type") == "imageType"
     side = int(declared.imageType.height if takes_pixels else declared.multiArrayType.shape[-1])
     if takes_pixels:

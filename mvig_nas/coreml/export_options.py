@@ -20,6 +20,8 @@ InputKind = Annotated[
 DeploymentTarget = Annotated[
     Literal["iOS16", "iOS17", "iOS18", "iOS26"], about("Oldest iOS that must run the package.", flags=("--target",))
 ]
+_WITHOUT_FUNCTIONS = ("iOS16", "iOS17")
+_Side = Annotated[int, about("Side of an input in pixels.", ge=1)]
 _PositiveShare = Annotated[float, about("A standard deviation on a scale of 0 to 1.", gt=0)]
 
 
@@ -37,6 +39,8 @@ class ExportOptions:
         std: likewise, above 0.
         details: what the package says of itself.
         batch: images at once. More than one takes a tensor and gives logits (batch, num_classes).
+        sizes: further sides of the input in pixels. Each is a function `size192` of the package, which shares the
+            weights of `main`, the function of the architecture's own resolution; an app names the one that it loads.
 
     Raises:
         MvigNasError: a value is none of the choices, or out of range.
@@ -58,6 +62,7 @@ class ExportOptions:
             ge=1,
         ),
     ] = 1
+    sizes: tuple[_Side, ...] = ()
 
     def __post_init__(self) -> None:
         check(self)
@@ -65,6 +70,13 @@ class ExportOptions:
             raise MvigNasError(
                 f"a package of several images at once must take a tensor, as Core ML's image is a single one, got "
                 f"--batch {self.batch} and --input image; give --input tensor."
+            )
+        if len(set(self.sizes)) < len(self.sizes):
+            raise MvigNasError(f"further sizes of a package must differ, got {self.sizes}; name each once.")
+        if self.sizes and self.minimum_deployment_target in _WITHOUT_FUNCTIONS:
+            raise MvigNasError(
+                "a package of several input sizes must be for iOS18 or newer, as each is a function of it, got "
+                f"{self.minimum_deployment_target}; give --target iOS18, or export one package a size."
             )
         if self.batch > 1 and self.class_labels is not None:
             raise MvigNasError(

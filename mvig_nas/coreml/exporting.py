@@ -100,6 +100,11 @@ class ExportRequest:
                 f"weights must be compressed in a Core ML package, got --format {self.format} and weights "
                 f"{self.compression.name}; leave one of the two out."
             )
+        if self.package.sizes and (self.compression.name or self.format != "coreml"):
+            raise MvigNasError(
+                f"several input sizes must be of a Core ML package with weights in fp16, got --format {self.format} "
+                f"and weights {self.compression.name or 'in fp16'}; export one package a size."
+            )
         if self.images is not None and self.data is None:
             raise MvigNasError(f"--images must come with --data, got {self.images} alone; add the folder of images.")
 
@@ -169,7 +174,7 @@ def export_target(target: str, package: Path | None = None, request: ExportReque
         network = untrained(Architecture.load(target), classes, request.seed)
         weights = f"{UNTRAINED}, seed {request.seed}"
     if options.batch == 1:  # what is predicted is one image
-        metadata |= latency_entries(network.architecture, options.details.device)
+        metadata |= latency_entries(network.architecture, options.details.device, options.sizes)
     name = path.stem.removesuffix(".pth")
     if request.format != "coreml":
         from mvig_nas.coreml.other_formats import SUFFIXES, entries_of, export_other

@@ -1,6 +1,6 @@
 """All that can be said of a package here, made at any time: whether it is what it states, and what a phone will do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mvig_nas.architecture import Architecture
+from mvig_nas.coreml.input_sizes import function_of
 from mvig_nas.coreml.interpreter import run
 from mvig_nas.coreml.neural_engine import SLICE_LIMIT, Departure, departures, width_slices
 from mvig_nas.coreml.package import METADATA_PREFIX, SavedProgram
@@ -93,14 +94,15 @@ def inspect_package(package: Path, model: Path | None = None, architecture: Arch
         architecture = own
     try:
         program = SavedProgram(package)
+        programs = [program, *(SavedProgram(package, name) for name in program.functions if name != program.function)]
         known = architecture or _stated_architecture(program)
     except MvigNasError as error:
         return Inspection(package, architecture, None, (Finding("package", "differs", str(error)),))
     verification, findings = _verified(program, known, trained)
     if trained is not None:
         findings.extend(_labels(program, trained))
-    left = departures(program)
-    sliced = _sliced(program) if known is not None else {}
+    left = departures(*programs)
+    sliced = _sliced(programs) if known is not None else {}
     findings.extend((_engine(left), _slices(sliced, width_slices(program))))
     return Inspection(package, known, verification, tuple(findings), left, sliced)
 
@@ -141,6 +143,9 @@ def _told(found: Verification, program: SavedProgram) -> Iterator[Finding]:
         yield Finding("weights", "equal", text)
     else:
         yield Finding("weights", "not compared", "No model was given; --model FOLDER compares them.")
+    if found.sizes:
+        names = ", ".join(map(function_of, found.sizes))
+        yield Finding("sizes", "equal", f"All of this holds of {names} as well, functions of the same weights.")
     comparison = found.comparison
     wired = "The wiring is the network's in torch, to the last digits of fp64"
     if comparison.difference is not None:
@@ -182,25 +187,19 @@ def _slices(sliced: dict[str, float], names: dict[str, str]) -> Finding:
     return Finding("width slices", "warning", f"{text}; above {SLICE_LIMIT:,.0f} some Neural Engines make it infinite.")
 
 
-def _sliced(program: SavedProgram) -> dict[str, float]:
-    names = width_slices(program)
-    if not names:
-        return {}
-    largest = dict.fromkeys(names, 0.0)
-    kept = tuple(dict.fromkeys(names.values()))
+def _sliced(programs: Sequence[SavedProgram]) -> dict[str, float]:
+    largest: dict[str, float] = {}
     try:
-        for pixels in example_images(_side(program)).values():
-            given = {program.inputs[0].name: given_to(program, pixels)}
-            values: dict[str, Any] = run(program, given, "float32", keep=kept)
-            for name, source in names.items():
-                value = values[source]
-                assert isinstance(value, Tensor)
-                largest[name] = max(largest[name], float(value.abs().max()))
+        for program in programs:
+            names = width_slices(program)
+            kept = tuple(dict.fromkeys(names.values()))
+            for pixels in example_images(program.side).values() if names else ():
+                given = {program.inputs[0].name: given_to(program, pixels)}
+                values: dict[str, Any] = run(program, given, "float32", keep=kept)
+                for name, source in names.items():
+                    value = values[source]
+                    assert isinstance(value, Tensor)
+                    largest[name] = max(largest.get(name, 0.0), float(value.abs().max()))
     except MvigNasError:
         return {}
     return largest
-
-
-def _side(program: SavedProgram) -> int:
-    declared = program.tensor_type(program.inputs[0].type)
-    return 0 if declared is None else declared[0][-1]

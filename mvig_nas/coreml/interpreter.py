@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvig_nas.coreml.package import FP16, PIXEL_MAXIMUM, SavedProgram
+from mvig_nas.coreml.package import FP16, MAIN, PIXEL_MAXIMUM, SavedProgram
 from mvig_nas.errors import MvigNasError, closest
 
 Precision = Literal["float16", "float32", "float64"]
@@ -207,7 +207,7 @@ _SIGNATURES = {kind: inspect.signature(function) for kind, function in KINDS.ite
 
 
 def execute(
-    package: Path, inputs: Mapping[str, Tensor], *, precision: Precision = "float32"
+    package: Path, inputs: Mapping[str, Tensor], *, precision: Precision = "float32", function: str = MAIN
 ) -> dict[str, Tensor | str]:
     """Outputs of a saved package, computed from its files by running each operation of its program in torch.
 
@@ -219,6 +219,7 @@ def execute(
         inputs: the input's name (`image`) to (1, 3, R, R): an image's values are 0 to 255, a tensor's are normalised.
         precision: `float32` and `float64` compute everything so and round nothing. `float16` rounds every result to
             fp16 and computes inside an operation in fp32; how Core ML and the Neural Engine accumulate is not known.
+        function: of a package of several input sizes, the one to run, such as `size192`.
 
     Returns:
         `logits` (1, classes); or of a classifier `classLabel`, a string, and `classLabel_probs` (1, classes) in the
@@ -231,7 +232,7 @@ def execute(
     """
     if precision not in PRECISIONS:
         raise MvigNasError(f"precision must be one of {PRECISIONS}, got {precision!r}; take one of them.")
-    return run(SavedProgram(package), inputs, precision)
+    return run(SavedProgram(package, function), inputs, precision)
 
 
 @torch.no_grad()
@@ -265,7 +266,7 @@ def run(
 
 def _checked_inputs(program: SavedProgram, inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     declared = {each.name: program.tensor_type(each.type) for each in program.inputs}
-    images = {each.name for each in program.description.input if each.type.WhichOneof("Type") == "imageType"}
+    images = {each.name for each in program.features.input if each.type.WhichOneof("Type") == "imageType"}
     if inputs.keys() != declared.keys():
         raise MvigNasError(
             f"inputs of {program.package} must be {sorted(declared)}, got {sorted(inputs)}; give each of them once."

@@ -33,18 +33,20 @@ class Departure:
     reason: str
 
 
-def departures(program: SavedProgram) -> tuple[Departure, ...]:
+def departures(*programs: SavedProgram) -> tuple[Departure, ...]:
     """Operations that the Neural Engine does not run, most frequent first; none of a network of SVGA and convolutions.
 
-    Casts and the labels at the border are not counted: they run on the CPU of every package.
+    Those of several programs, as of a package's functions, are counted together. Casts and the labels at the border are
+    not counted: they run on the CPU of every package.
     """
     found: Counter[tuple[str, str]] = Counter()
-    for node, operation in zip(program.nodes, program.operations, strict=True):
-        if operation.kind in _BORDER:
-            continue
-        reason = _reason(program, node, operation.kind, operation.shape, operation.precision)
-        if reason:
-            found[operation.kind, reason] += 1
+    for program in programs:
+        for node, operation in zip(program.nodes, program.operations, strict=True):
+            if operation.kind in _BORDER:
+                continue
+            reason = _reason(program, node, operation.kind, operation.shape, operation.precision)
+            if reason:
+                found[operation.kind, reason] += 1
     return tuple(Departure(kind, count, reason) for (kind, reason), count in found.most_common())
 
 

@@ -27,6 +27,7 @@ PREPROCESSING = "preprocessing"  # entry of a package's metadata: how its images
 PIXEL_MAXIMUM = 255.0
 SUFFIX = ".mlpackage"
 INPUT_NAME = "image"
+MAIN = "main"  # the function of the architecture's own resolution
 LOGITS_NAME = "logits"
 LABEL_NAME = "classLabel"
 PROBABILITIES_NAME = "classLabel_probs"
@@ -80,12 +81,16 @@ def content_sha256(package: Path) -> str:
 class SavedProgram:
     """The program of a package and its constants' values.
 
+    Args:
+        package: ends in `.mlpackage`.
+        function: of a package of several input sizes, the one to read.
+
     Raises:
-        MvigNasError: there is no package, or it does not hold one readable ML program.
+        MvigNasError: there is no package, or it does not hold one readable ML program with this function.
     """
 
-    def __init__(self, package: Path) -> None:
-        self.package = package
+    def __init__(self, package: Path, function: str = MAIN) -> None:
+        self.package, self.function = package, function
         model_file = _model_file(package)
         self._weights_folder = model_file.parent
         self._blobs: dict[str, bytes] = {}
@@ -98,7 +103,12 @@ class SavedProgram:
         proto = tools.load().proto
         spec = _parse(proto, self.package, model_file)
         self.description, self._program = spec.description, spec.mlProgram
-        function = spec.mlProgram.functions["main"]
+        described = {each.name: each for each in spec.description.functions} or {MAIN: spec.description}
+        self.functions = tuple(described)  # the main one first, in packages that `export` writes
+        if set(described) != set(spec.mlProgram.functions) or self.function not in described:
+            raise ValueError(f"functions {sorted(spec.mlProgram.functions)}, where it states {sorted(described)}")
+        self.features = described[self.function]  # inputs and outputs, as an app sees them
+        function = spec.mlProgram.functions[self.function]
         block = function.block_specializations[function.opset]
         self._precision_name = proto.MIL_pb2.DataType.Name
         self.inputs = tuple(function.inputs)  # each with a name and a type
@@ -120,6 +130,12 @@ class SavedProgram:
         """Images that the program takes at once."""
         declared = self.tensor_type(self.inputs[0].type)
         return 1 if declared is None or not declared[0] else declared[0][0]
+
+    @property
+    def side(self) -> int:
+        """Height and width of the images that the program takes, in pixels; 0 where it takes none."""
+        declared = self.tensor_type(self.inputs[0].type)
+        return 0 if declared is None or not declared[0] else declared[0][-1]
 
     @property
     def labels(self) -> tuple[str, ...]:

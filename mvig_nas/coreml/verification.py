@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
+from mvig_nas.coreml.input_sizes import at_size, function_of
 from mvig_nas.coreml.interpreter import Precision, run
 from mvig_nas.coreml.package import (
     FP16,
+    MAIN,
     METADATA_PREFIX,
     PIXEL_MAXIMUM,
     PROGRAM_KINDS,
@@ -66,6 +69,7 @@ class Verification:
     num_classes: int
     comparison: Comparison  # of its predictions
     digests: int  # SHA-256 that the metadata state and that agree: of the program and of the weights, if any
+    sizes: tuple[int, ...] = ()  # further sides of its images, whose functions were compared likewise
 
 
 def verify(
@@ -85,12 +89,43 @@ def verify(
     fp16, where no value may be infinite or NaN. Core ML itself runs nowhere. Last, program and weights are compared
     with the SHA-256 that the metadata state, if they do.
 
+    Of a package of several input sizes every function is compared so; the figures are those of the main one.
+
     Raises:
         MvigNasError: the package cannot be read or executed, or something differs; the message names the first
             difference.
     """
     program = SavedProgram(package)
     _check_fingerprint(program, architecture)
+    others = [SavedProgram(package, name) for name in program.functions if name != program.function]
+    _check_functions(program, others)
+    found = _verify_function(program, architecture, network, preprocessing)
+    for other in others:
+        side = other.side
+        same = _verify_function(
+            other, replace(architecture, resolution=side), network and at_size(network, side), preprocessing
+        )
+        wanted, got = ((each.input_kind, each.num_classes) for each in (found, same))
+        if wanted != got or program.labels != other.labels:
+            raise program.differs(f"the same input, classes and labels in {other.function} as in {MAIN}", f"{got}")
+    return replace(found, digests=program.check_digests(), sizes=tuple(other.side for other in others))
+
+
+def _check_functions(program: SavedProgram, others: Sequence[SavedProgram]) -> None:
+    default = program.description.defaultFunctionName
+    if default not in ("", MAIN):
+        raise program.differs(f"{MAIN} as its default function", default)
+    for other in others:
+        if other.function != function_of(other.side):
+            raise program.differs(f"a function {function_of(other.side)} of {other.side} pixels", other.function)
+
+
+def _verify_function(
+    program: SavedProgram,
+    architecture: Architecture,
+    network: MobileViG | None,
+    preprocessing: Preprocessing | None,
+) -> Verification:
     input_kind = _check_input(program, architecture)
     num_classes, has_labels = _check_output(program)
     casts = _check_precision(program)
@@ -99,8 +134,7 @@ def verify(
         check_normalisation(program, preprocessing)
     count, elements, rounding = (0, 0, 0.0) if network is None else _check_weights(program, network)
     comparison = compare(program, architecture, num_classes, network)
-    digests = program.check_digests()
-    return Verification(compared, casts, count, elements, rounding, input_kind, num_classes, comparison, digests)
+    return Verification(compared, casts, count, elements, rounding, input_kind, num_classes, comparison, 0)
 
 
 def _check_fingerprint(program: SavedProgram, architecture: Architecture) -> None:
@@ -111,7 +145,7 @@ def _check_fingerprint(program: SavedProgram, architecture: Architecture) -> Non
 
 def _check_input(program: SavedProgram, architecture: Architecture) -> str:
     side = architecture.resolution
-    kind = program.description.input[0].type
+    kind = program.features.input[0].type
     if kind.WhichOneof("Type") == "imageType":
         image = kind.imageType
         found = (image.width, image.height, image.ColorSpace.Name(image.colorSpace))
@@ -132,7 +166,7 @@ def _check_output(program: SavedProgram) -> tuple[int, bool]:
     """Number of classes, and whether they have labels."""
     labels = len(program.labels)
     if not labels:
-        array = program.description.output[0].type.multiArrayType
+        array = program.features.output[0].type.multiArrayType
         shape, precision = tuple(array.shape), array.ArrayDataType.Name(array.dataType)
         if len(shape) != 2 or shape[0] != program.batch or precision != "FLOAT16":
             raise program.differs(f"an fp16 output ({program.batch}, classes)", f"{precision} {shape}")

@@ -254,7 +254,7 @@ def package_input(path: Path) -> PackageInput:
     """
     saved = SavedProgram(path)
     proto = tools.load().proto.FeatureTypes_pb2
-    inputs = saved.description.input
+    inputs = saved.features.input
     if len(inputs) == 1:
         name, declared = inputs[0].name, inputs[0].type
         if declared.WhichOneof("Type") == "imageType" and (
