@@ -316,20 +316,31 @@ def _model_file(package: Path) -> Path:
         raise MvigNasError(f"no Core ML package at {package}; check the path.")
     try:
         manifest = json.loads(_content(package, package / "Manifest.json"))
-        item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]
-        return package / "Data" / str(item["path"])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        items = {name: package / "Data" / str(item["path"]) for name, item in manifest["itemInfoEntries"].items()}
+        model = items[manifest["rootModelIdentifier"]]
+    except (AttributeError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _unreadable(package, f"Manifest.json: {error}") from error
+    for item in items.values():
+        _require_inside(package, item)
+    return model
 
 
 def _content(package: Path, file: Path) -> bytes:
     """Of a file inside the package; a link or a path that leads outside is refused."""
+    _require_inside(package, file)
     try:
-        if file.is_symlink() or not file.resolve().is_relative_to(package.resolve()):
-            raise _unreadable(package, f"{file.name} lies outside of it")
         return read_regular(file, _MOST_BYTES)
+    except OSError as error:
+        raise _unreadable(package, f"{file.name}: {error}") from error
+
+
+def _require_inside(package: Path, file: Path) -> None:
+    try:
+        is_inside = not file.is_symlink() and file.resolve().is_relative_to(package.resolve())
     except (OSError, ValueError) as error:  # a name with a null byte is no path
         raise _unreadable(package, f"{file.name}: {error}") from error
+    if not is_inside:
+        raise _unreadable(package, f"{file.name} lies outside of it")
 
 
 def _parse(proto: Any, package: Path, file: Path) -> Any:

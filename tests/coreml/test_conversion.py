@@ -434,9 +434,10 @@ class TestUnreadablePackage:
             with pytest.raises(MvigNasError, match=r"weight\.bin lies outside of it"):
                 read(package)
         weights.unlink()
-        (package / "Manifest.json").write_text(manifest.replace("com.apple.CoreML/model.mlmodel", "../../outside.bin"))
-        with pytest.raises(MvigNasError, match=r"outside\.bin lies outside of it"):
-            coreml.operations(package)
+        for path in ("com.apple.CoreML/model.mlmodel", "com.apple.CoreML/weights"):
+            (package / "Manifest.json").write_text(manifest.replace(f'"{path}"', '"../../outside.bin"'))
+            with pytest.raises(MvigNasError, match=r"outside\.bin lies outside of it"):
+                coreml.operations(package)
         (package / "Manifest.json").unlink()
         os.mkfifo(package / "Manifest.json")
         with pytest.raises(MvigNasError, match=r"Manifest\.json: .*not a regular file"):
