@@ -60,6 +60,7 @@ class ExportOptions:
             "Number of images that the package takes at once. More than one needs --input tensor, and gives logits "
             "instead of a label.",
             ge=1,
+            le=256,  # what a verification executes at once must have room in memory
         ),
     ] = 1
     sizes: tuple[_Side, ...] = ()

@@ -589,6 +589,7 @@ def test_several_images_at_once_are_each_as_alone(operator: str, tmp_path: Path)
             "must take one image, as Core ML gives one label",
         ),
         ({"batch": 0}, "`batch` must be a whole number of at least 1"),
+        ({"batch": 257, "input_kind": "tensor"}, "`batch` must be a whole number of at most 256"),
     ],
 )
 def test_several_images_at_once_are_refused(options: dict[str, Any], message: str) -> None:
