@@ -4,7 +4,9 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 if TYPE_CHECKING:
@@ -53,7 +55,13 @@ def logarithmic(axes: "Axes", which: str = "xy") -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; without a date or version in it, so that the same data give the same bytes."""
+    """The figure as PNG; without a date or version in it, so that the same data give the same bytes.
+
+    Names of classes, networks and files stand in it as they are: what is between dollars is no formula.
+    """
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    with rc_context({"text.parse_math": False}):  # of texts that drawing makes, such as ticks
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)  # type: ignore[attr-defined]
+        figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
