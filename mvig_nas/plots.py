@@ -62,6 +62,6 @@ def png(figure: Figure) -> bytes:
     content = io.BytesIO()
     with rc_context({"text.parse_math": False}):  # of texts that drawing makes, such as ticks
         for text in figure.findobj(Text):
-            text.set_parse_math(False)  # type: ignore[attr-defined]
+            text.set_parse_math(False)
         figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
