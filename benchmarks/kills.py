@@ -45,7 +45,7 @@ from mvig_nas.finalists import FinalistsRequest, hold
 from mvig_nas.pipeline.planning import RunRequest
 from mvig_nas.recipes import Execution, Plan, Recipe, SupernetPlan
 from mvig_nas.search.evaluators.resources import Resources
-from mvig_nas.search.search_run import SearchRequest, run_search
+from mvig_nas.search.search_run import SearchRequest, WorkerOptions, run_search
 from mvig_nas.search.search_settings import SearchSettings
 from mvig_nas.search.study import Study
 from mvig_nas.search_space import SearchSpace
@@ -58,7 +58,8 @@ BALLAST = "ballast"
 RECIPE = Recipe(epochs=6, batch_size=12, learning_rate=5e-3, warmup_epochs=1)
 EXECUTION = Execution(checkpoint_minutes=0.01)
 SHARES = {"search": 25, "supernet": 20, "retrain": 20, "export": 15, "finalists": 12, "run": 8}  # of 100 kills
-TIMES = ("seconds", "evaluated_s", "evaluated_at")
+# a candidate's number says when its score was ready; its place in its turn, by which samplers see it, is compared
+BY_CHANCE = ("number", "seconds", "evaluated_s", "evaluated_at")
 
 Found = dict[str, str]
 
@@ -80,7 +81,11 @@ class Jobs:
     def search(self, folder: Path) -> None:
         """12 scores in the space `toy`."""
         asked = SearchRequest(
-            space="toy", score="naswot", budget=Budget(latency_ms=10.0), settings=SearchSettings(12, seed=SEED)
+            space="toy",
+            score="naswot",
+            budget=Budget(latency_ms=10.0),
+            settings=SearchSettings(12, seed=SEED),
+            ray=WorkerOptions(workers=1),  # others begin with seconds of imports
         )
         run_search(asked, folder, resume=(folder / run_folder.FILE).exists())
 
@@ -135,7 +140,7 @@ def left(job: str, folder: Path) -> Found:
         elif path.name == "reports.jsonl":
             found[name] = path.read_text()
         elif path.name == "study.journal":
-            candidates = Study.load(path.parent).candidates
+            candidates = sorted(Study.load(path.parent).candidates, key=lambda candidate: candidate.order)
             found[name] = json.dumps([_plain(candidate.to_dict()) for candidate in candidates])
     if job == "run":
         summary = json.loads((folder / "summary.json").read_text())
@@ -144,9 +149,9 @@ def left(job: str, folder: Path) -> Found:
 
 
 def _plain(value: Any) -> Any:
-    """Without times, and without the folder of the run."""
+    """Without times, and what follows from them."""
     if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items() if name not in TIMES}
+        return {name: _plain(entry) for name, entry in value.items() if name not in BY_CHANCE}
     return [_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
