@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mvig_nas.plots import ACCENT, BAND, INK, MUTED, figure_axes, legend, logari
 from mvig_nas.report.html import document, image, table
 
 REPORT = "report.html"
+_MOST_NOTES = 4  # that are shown one by one
 _FILES = {"Cells": "cells.png", "Operators alone": "operators.png", "Fronts": "fronts.png", "Segmentation": "dense.png"}
 DENSE_COLUMNS = ("cell", "widths adjusted", "MMACs", "M parameters", "mean IoU %", "points")
 FRONTS_NOTE = (
@@ -163,11 +165,17 @@ def experiment_page(found: Ablation, pictures: Mapping[str, bytes], command: str
 
 
 def outside_notes(found: Ablation) -> list[str]:
-    """What of the predictions rests on no measurement, a line for each cell that does."""
+    """What of the predictions rests on no measurement: a line for each such cell, or one for all if they are many."""
+    guessed = [each for each in found.results if each.costs.outside]
+    reasons = ["; ".join(each.costs.outside) for each in guessed]
+    if len(guessed) <= _MOST_NOTES:
+        return [
+            f"The prediction of {each.cell.name!r} rests on no measurement: {reason}."
+            for each, reason in zip(guessed, reasons, strict=True)
+        ]
     return [
-        f"The prediction of {each.cell.name!r} rests on no measurement: {'; '.join(each.costs.outside)}."
-        for each in found.results
-        if each.costs.outside
+        f"{len(guessed)} of {len(found.results)} predictions rest on no measurement: they are guesses. That of "
+        f"{guessed[0].cell.name!r}, for one: {reasons[0]}. summary.json says it of each."
     ]
 
 
@@ -221,18 +229,14 @@ def operators_png(operators: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def fronts_png(fronts: Sequence[Front]) -> bytes:
-    """Score against MACs, a line for each budget."""
+    """Score against MACs: the networks of each front (of score and latency), and a line of the best so far."""
     figure, axes = figure_axes("million MACs", "score")
     for front, color in zip(fronts, (*_COLORS, *_COLORS), strict=False):
         points = sorted(front.points, key=lambda each: each.macs)
-        axes.plot(
-            [each.macs / 1e6 for each in points],
-            [each.score for each in points],
-            marker="o",
-            markersize=4,
-            color=color,
-            label=f"{front.budget}, {front.share.value:.0%} of networks fit",
-        )
+        macs, scores = [each.macs / 1e6 for each in points], [each.score for each in points]
+        axes.scatter(macs, scores, s=14, color=color)
+        label = f"{front.budget}, {front.share.value:.0%} of networks fit"
+        axes.step(macs, list(accumulate(scores, max)), where="post", color=color, label=label)
     logarithmic(axes, "x")
     legend(axes)
     return png(figure)

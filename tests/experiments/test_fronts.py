@@ -8,7 +8,13 @@ import pytest
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.experiments import AblateRequest, Experiment, Fronts, ablate, prepare
-from mvig_nas.experiments.experiment_report import FRONT_COLUMNS, experiment_page, front_rows, fronts_png
+from mvig_nas.experiments.experiment_report import (
+    FRONT_COLUMNS,
+    experiment_page,
+    front_rows,
+    fronts_png,
+    outside_notes,
+)
 from mvig_nas.experiments.fronts import DRAWS, Front, check_attainable, traced
 from mvig_nas.kernels import of, totals
 from mvig_nas.search import Progress
@@ -65,6 +71,9 @@ def test_winners_become_cells(tmp_path: Path) -> None:
     page = experiment_page(found, {"Fronts": fronts_png(found.fronts)}, "mvig-nas ablate")
     assert "<h2>Fronts</h2>" in page
     assert "rests on no measurement" in page
+    assert len(outside_notes(found)) == 3
+    (note,) = outside_notes(replace(found, results=found.results * 2))
+    assert note.startswith("6 of 6 predictions rest on no measurement: they are guesses. That of 'by hand', for one: ")
 
 
 def test_the_share_has_wilsons_interval() -> None:
