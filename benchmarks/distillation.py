@@ -4,7 +4,8 @@
 
 Each training is one of `mvig-nas retrain`, in a folder of its own below results/runs/distillation. Those that are done
 are skipped, one that was stopped goes on, and the figures so far are written after each: results/distillation gets
-summary.json and README.md. The trainings come in this order, each step choosing by what those before have found:
+trainings.csv, summary.json and README.md. The trainings come in this order, each step choosing by what those before
+have found:
 
 1. a small network at 64 px on 10 %, 25 % and all of Imagenette's training images and on Tiny-ImageNet: the labels
    alone and every recipe below, two seeds; a third one where a recipe is within a point of the labels;
@@ -17,6 +18,7 @@ and 25 % twice as many epochs.
 """
 
 import csv
+import io
 import json
 import math
 import os
@@ -44,6 +46,7 @@ OUT = ROOT / "results" / "distillation"
 WINNER = ROOT / "results" / "retrain_imagenette" / "winner.json"
 TEACHER = "tf_efficientnet_lite0"
 LABELS = "labels"
+TRAININGS = "trainings.csv"
 SMALL, TI, FOUND = "micro-largest", "mobilevig_ti-96px", "winner-96px"
 LONGER = 4  # times the epochs
 CLOSE = 1.0  # points within which a third seed is trained
@@ -113,34 +116,61 @@ class Settings:
 
 
 class Evidence:
-    """Top-1, in per cent, and seconds of the trainings that are done."""
+    """Top-1, in per cent, and minutes of the trainings that are done.
+
+    A row of each is kept in `trainings.csv` beside the tables, so that it need not be done again where the folder of
+    its run is not.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.rows: dict[Training, dict[str, str]] = {}
         self.top1: dict[tuple[str, str, str, int], dict[int, float]] = defaultdict(dict)
-        self.seconds: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
-        self.data: dict[str, Data] = {}
+        self.minutes: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
+        path = settings.out / TRAININGS
+        if path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    data = Data(row["data"], Path(), float(row["share_of_images"]), 1)
+                    numbers = int(row["epochs"]), int(row["seed"])
+                    self._add(Training(data, row["network"], row["recipe"], *numbers), row)
 
     def train(self, training: Training) -> None:
         """The training if it is wanted and not done; what is known is written anew."""
+        if self.has(training):
+            return
         folder = self.settings.runs / training.name
-        done = folder / "model" / "config.json"
-        if not self.has(training):
+        if not (folder / "model" / "config.json").is_file():
             if self.settings.only and not any(text in training.name for text in self.settings.only):
                 return
             print(training.name, flush=True)
             resume = (folder / "run.json").is_file()
             request = self.request_of(training)
             retrain(replace(request, execution=replace(request.execution, resume=resume)), folder)
-        top1 = json.loads(done.read_text())["mvig_nas"]["about"]["accuracy"]["mean"]["top1"]
-        self.top1[training.cell][training.seed] = 100 * top1
-        self.seconds[training.cell].append(_seconds(folder, training))
-        self.data[training.data.folder_name] = training.data
+        about = json.loads((folder / "model" / "config.json").read_text())["mvig_nas"]["about"]
+        execution = self.settings.execution
+        row = {
+            "data": training.data.name,
+            "share_of_images": f"{training.data.share:g}",
+            "network": training.network,
+            "recipe": training.recipe,
+            "epochs": str(training.epochs),
+            "seed": str(training.seed),
+            "top1": f"{100 * about['accuracy']['mean']['top1']:.2f}",
+            "minutes": f"{_seconds(folder, training) / 60:.1f}",
+            "on": f"{execution.torch_device}, {execution.precision}",
+        }
+        self._add(training, row)
         self.write()
 
+    def _add(self, training: Training, row: dict[str, str]) -> None:
+        self.rows[training] = row
+        self.top1[training.cell][training.seed] = float(row["top1"])
+        self.minutes[training.cell].append(float(row["minutes"]))
+
     def has(self, training: Training) -> bool:
-        """Whether the training is done."""
-        return (self.settings.runs / training.name / "model" / "config.json").is_file()
+        """Whether the training is done, wherever its images were."""
+        return training.seed in self.top1.get(training.cell, {})
 
     def plan_of(self, training: Training) -> Plan:
         """The training's recipe and distillation."""
@@ -177,6 +207,11 @@ class Evidence:
         """summary.json and README.md."""
         rows = list(self._rows())
         self.settings.out.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
+        table = csv.DictWriter(text, next(iter(self.rows.values())), lineterminator="\n")
+        table.writeheader()
+        table.writerows(sorted(self.rows.values(), key=lambda row: list(row.values())[:6]))
+        save(self.settings.out / TRAININGS, text.getvalue())
         save(self.settings.out / "summary.json", json.dumps(rows, indent=1) + "\n")
         save(self.settings.out / "README.md", _page(rows, self._paces()))
 
@@ -195,8 +230,8 @@ class Evidence:
             seeds = sorted(labels.keys() & self.top1[cell].keys())
             half = self._half_width(data, network, len(differences))
             yield {
-                "data": self.data[data].name,
-                "share_of_images": self.data[data].share,
+                "data": data.rpartition("-")[0],
+                "share_of_images": int(data.rpartition("-")[2]) / 100,
                 "network": network,
                 "recipe": recipe,
                 "epochs": epochs,
@@ -222,8 +257,8 @@ class Evidence:
 
     def _paces(self) -> Iterator[tuple[str, str, str, str, str]]:
         """Data, network, recipe, epochs and median minutes of each cell."""
-        for (data, network, recipe, epochs), seconds in sorted(self.seconds.items()):
-            yield data, network, recipe, str(epochs), f"{median(seconds) / 60:.1f}"
+        for (data, network, recipe, epochs), minutes in sorted(self.minutes.items()):
+            yield data, network, recipe, str(epochs), f"{median(minutes):.1f}"
 
 
 def _seconds(folder: Path, training: Training) -> float:

@@ -38,7 +38,7 @@ from mvig_nas.image_data import LabelledImages, TrainingImages, batches, read_sp
 from mvig_nas.image_data.transforms import read_image
 from mvig_nas.ranking import StandAlonePlan, stand_alone, stratified
 from mvig_nas.recipes import Execution, Recipe, Sources, short_recipe
-from mvig_nas.training import retrain, train_supernet
+from mvig_nas.training import StopTraining, retrain, train_supernet
 from mvig_nas.training.steps import images_of
 
 EXECUTION = Execution("cuda", channels_last=True, in_memory=True, validate_every=0, checkpoint_minutes=0.5)
@@ -266,6 +266,8 @@ def work(tasks: Any, results: Any, known: Known) -> None:
                 began = time.monotonic()
                 with shared(known.streams, known.decoded, known.place.execution.torch_device):
                     found = train(job, known.place)
+        except StopTraining:
+            return
         except Exception:
             traceback.print_exc()
             found = "failed"
@@ -359,16 +361,19 @@ def list_jobs(path: Path, data: Path, networks: int) -> None:
 @click.option("--processes", type=int, default=os.cpu_count())
 @click.option("--device", default="cuda")
 @click.option("--channels-last/--channels-first", default=True)
+@click.option("--precision", default="float32")
+@click.option("--only", default="", help="Text that a job's name holds.")
 @click.option("--first", type=int, help="Only the first so many jobs.")
 def run(path: Path, data: Path, tiny: Path | None, teacher: Path | None, out: Path, **how: Any) -> None:
     """Train what is not done, until the seconds are over."""
     began = time.monotonic()
     sets = {"imagenette": data} | ({} if tiny is None else {"tiny-imagenet": tiny})
     execution = replace(EXECUTION, torch_device=how["device"], channels_last=how["channels_last"])
+    execution = replace(execution, precision=how["precision"])
     place = Place(sets, teacher, out.absolute(), how["shared_batches"], execution)
     place.batches.mkdir(parents=True, exist_ok=True)
     asked = [Job(**values) for values in json.loads(path.read_text())][: how["first"]]
-    asked = [job for job in asked if job.data in sets]
+    asked = [job for job in asked if job.data in sets and how["only"] in job.name]
     streams: dict[str, Stream] = {}
     jobs = []
     for job in asked:
