@@ -24,8 +24,9 @@ def trace(module: nn.Module, input_shape: Sequence[int]) -> tuple[Kernel, ...]:
     """The kernels that Core ML runs for `module` at inference on one image, in order.
 
     Reparameterisable networks (MobileOne, RepViT, FastViT, ...) are fused first, in a copy: `parameters` then count the
-    fused network's, while `module` keeps its weights, its branches and its training flag. A module on the meta device
-    will do. An operation without a rule becomes a kernel with its aten name, such as `aten.cumsum`.
+    fused network's, while `module` keeps its weights, its branches and its training flag. One that was fused before is
+    taken as it is. A module on the meta device will do. An operation without a rule becomes a kernel with its aten
+    name, such as `aten.cumsum`.
 
     `split` and `chunk` become one `slice_by_index` for each piece in use; `torch.roll` becomes `gather`, as in
     coremltools; attention becomes `mul, matmul, softmax, matmul`.
@@ -96,5 +97,8 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
 def _reparameterised(module: nn.Module) -> nn.Module:
     from timm.utils.model import reparameterize_model
 
+    for part in module.modules():
+        if getattr(part, "reparam_conv", None) is not None:  # fused before: some of timm's fail a second time
+            setattr(part, "reparameterize", lambda: None)  # noqa: B010 - no method of nn.Module
     fused: nn.Module = reparameterize_model(module, inplace=True)
     return fused

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from mvig_nas.errors import MvigNasError
@@ -181,6 +182,14 @@ def test_the_module_is_left_alone() -> None:
     assert before == {name: (id(tensor), tensor._version) for name, tensor in module.state_dict(keep_vars=True).items()}
     assert module.training
     assert fused < sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8", "fastvit_sa12", "mobileone_s0", "repghostnet_050", "repvit_m0_9"])
+@pytest.mark.parametrize("features_only", [True, False])
+def test_a_network_that_was_fused_before_is_taken_as_it_is(name: str, features_only: bool) -> None:
+    module = timm.create_model(name, features_only=features_only).eval()
+    fused = reparameterize_model(module)
+    assert trace(fused, (3, 256, 256)) == trace(module, (3, 256, 256))
 
 
 @pytest.mark.parametrize(
