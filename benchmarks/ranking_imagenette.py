@@ -6,6 +6,8 @@
     python -m benchmarks.ranking_imagenette --data IMAGENETTE calibration
     python -m benchmarks.ranking_imagenette --data IMAGENETTE report
     python -m benchmarks.ranking_imagenette --data IMAGENETTE summary                 (of ranking.csv, needs no runs)
+    python -m benchmarks.ranking_imagenette --data IMAGENETTE scored                  (of networks trained on a GPU)
+    python -m benchmarks.ranking_imagenette --data IMAGENETTE free                    (of both, needs no runs)
 
 On Imagenette at 64 px, one thread. Runs go to results/runs/ranking/, figures to results/ranking_imagenette/, and the
 summary to results/ranking/. Everything resumes where it was stopped.
@@ -14,6 +16,7 @@ summary to results/ranking/. Everything resumes where it was stopped.
 import csv
 import json
 import platform
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -71,6 +74,8 @@ SEARCH_PROXIES = ("naswot",)  # the best of them, by `report`
 EVALUATIONS = 80
 WINNER_SEEDS = (0, 1)
 CALIBRATED = (f"supernet {MAIN}", "naswot")  # what the calibrated score is fitted to
+FREE = ("naswot", "log_macs", "log_params")  # what one without a supernet is fitted to
+GPU_LOG, GPU_ROWS, GPU_COUNT = ROOT / "results" / "gpu" / "log.txt", "ranking_gpu.csv", 40
 CALIBRATION_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 REFERENCE_SIZE = 8000
 EXECUTION = Execution(channels_last=True, checkpoint_minutes=3, in_memory=True)
@@ -241,6 +246,56 @@ def report(data: Path) -> None:
     }
     (OUT / "versions.json").write_text(json.dumps(about, indent=1) + "\n")
     print((OUT / "agreement.md").read_text())
+
+
+@main.command()
+def scored() -> None:
+    """The networks that were trained on a GPU, by the log that is left of that, with the training-free scores."""
+    drawn = {each.fingerprint: each for each in stratified(space(), latency(), GPU_COUNT, SEED)}
+    found = re.findall(r"ranking/alone/(\w+) +seed 0 ([\d.]+)", GPU_LOG.read_text())
+    known = [drawn[fingerprint] for fingerprint, _ in found]
+    estimators = proxies()
+    rows = []
+    for architecture, latency_ms, (fingerprint, top1) in zip(known, latency().predict_ms(known), found, strict=True):
+        values = {name: f"{estimate(architecture):.6g}" for name, estimate in estimators.items()}
+        own = {"fingerprint": fingerprint, "accuracy": top1, "latency_ms": f"{latency_ms:.5f}"}
+        rows.append({**own, **values, "architecture": architecture.to_json()})
+        print(fingerprint, top1, values, flush=True)
+    write(GPU_ROWS, rows)
+
+
+@main.command()
+def free() -> None:
+    """Training-free scores, and a calibrated one of them, on the networks trained on a CPU and on a GPU together."""
+    rows = []
+    for name in ("ranking.csv", GPU_ROWS):
+        with (OUT / name).open(newline="") as file:
+            rows += list(csv.DictReader(file))
+    top1 = [float(row["accuracy"]) for row in rows]
+    estimates = {name: [float(row[name]) for row in rows] for name in proxies() if name in rows[0]}
+    whole = fit_calibrated({name: estimates[name] for name in FREE}, top1)
+    assert whole.left_out is not None
+    fitted = {name: estimates[name] for name in FREE}
+    estimates["calibrated, free scores alone"] = [left_out(fitted, top1, index) for index in range(len(rows))]
+    table = []
+    for name, values in estimates.items():
+        each = agreement(values, top1)
+        tau = each.kendall_tau
+        figures = {"tau": f"{tau.value:.3f}", "low": f"{tau.low:.3f}", "high": f"{tau.high:.3f}"}
+        table.append(
+            {
+                "estimate": name,
+                **figures,
+                "ndcg5": f"{each.ndcg.value:.3f}",
+                "regret_points": f"{100 * each.regret.value:.2f}",
+            }
+        )
+    apart = tau_difference(estimates["calibrated, free scores alone"], estimates["naswot"], top1)
+    write("free.csv", sorted(table, key=lambda row: -float(row["tau"])))
+    print((OUT / "free.csv").read_text())
+    print(f"{len(rows)} networks; calibrated over naswot {apart.value:.3f} ({apart.low:.3f} to {apart.high:.3f})")
+    told = f"mean error {100 * whole.left_out.mean_error:.2f} points, coverage {whole.left_out.coverage:.2f}"
+    print(f"{told}, of {whole.scores}")
 
 
 @main.command()

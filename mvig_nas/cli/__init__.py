@@ -10,7 +10,7 @@ from importlib import import_module
 import click
 
 from mvig_nas import __version__
-from mvig_nas.errors import MvigNasError
+from mvig_nas.errors import MvigNasError, closest
 
 # name -> module and attribute of the command, and the line that stands for it in the list of commands
 COMMANDS = {
@@ -61,6 +61,14 @@ class _LazyGroup(click.Group):
             return None
         command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names; a misspelt one is refused with the nearest."""
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}; {closest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""

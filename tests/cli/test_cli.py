@@ -141,7 +141,7 @@ def test_sample_writes_different_architectures(tmp_path: Path) -> None:
         (["describe", "mobilevig_t"], 1, "did you mean 'mobilevig_ti'"),
         (["describe", "none.json"], 1, "no preset and no file is called 'none.json'"),
         (["export", "none.pth"], 1, "there is none at none.pth"),
-        (["serch"], 2, "No such command 'serch'"),
+        (["serch"], 2, "No such command 'serch'; did you mean 'search'"),
         (["search", "--latency-budget", "1ms", "--out", ""], 2, "got an empty one after --out"),
         (["export", "mobilevig_ti", "--out", ""], 2, "got an empty one after --out"),
     ],
