@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 from zipfile import ZipFile
 
 from mvig_nas.errors import MvigNasError
@@ -272,9 +272,9 @@ def claim(lock: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone holds the lock file; with `wait`, once it does. The claim ends with the process.
 
     Raises:
-        OSError: the file cannot be made.
+        MvigNasError: as `opened_lock`.
     """
-    with lock.open("a") as file:
+    with opened_lock(lock) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -284,6 +284,23 @@ def claim(lock: Path, wait: bool = False) -> Iterator[bool]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield True
+
+
+def opened_lock(lock: Path) -> TextIO:
+    """A lock's file, made if there is none, to read and to append to; what it holds stays.
+
+    Raises:
+        MvigNasError: it cannot be made, is no regular file, or is a link, which may lead to a file that is not ours.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        number = os.open(lock, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise OSError(errno.EINVAL, "not a regular file")
+    except OSError as error:
+        raise MvigNasError(f"{lock} must be writable, got {error.strerror!r}; take another folder.") from error
+    return os.fdopen(number, "a+")
 
 
 def holder(lock: Path) -> str:

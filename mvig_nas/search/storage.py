@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from io import BytesIO, FileIO, RawIOBase
@@ -28,13 +29,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import require_regular, write_whole
+from mvig_nas.files import holder, require_regular, write_whole
 from mvig_nas.kernels import Totals
 from mvig_nas.search.contracts import FAILED, FEASIBLE, INFEASIBLE, STUDY_FILE, Candidate
 from mvig_nas.search_space import SearchSpace, Value
 
 SETTINGS = "mvig_nas_settings"
 ENDED = "mvig_nas_ended"
+LOCK = ".search.lock"  # holds the number of the process that searches, for those who find the study locked
 
 NUMBER, CHECKSUM = "number", "checksum"  # attributes of a trial
 
@@ -133,6 +135,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / STUDY_FILE
         self._synced = time.monotonic()
+        self._told = folder / LOCK
         try:
             # what others append meanwhile, such as the notes of a dashboard, is not written over
             require_regular(self.path)
@@ -143,22 +146,28 @@ class Journal:
             raise _unwritable(self.path, error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise MvigNasError(
+                f"a study must have one writer, but {holder(self._told)} searches in {folder}; wait for it, or take "
+                "another folder."
+            ) from error
+        try:
+            with suppress(OSError):
+                write_whole(self._told, f"{os.getpid()}\n".encode())
             lines = Lines(self.path, self._file)
             self.study = lines.study()
             # the line that kill -9 or a full disk broke off
             self._file.truncate(lines.size)
-        except BlockingIOError as error:
-            self.close()
-            raise MvigNasError(
-                f"a study must have one writer, and another process searches in {folder}; wait for it, or take "
-                "another folder."
-            ) from error
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Let go of the file, so that another search may go on with it."""
+        if not self._file.closed:
+            with suppress(OSError):
+                self._told.unlink()
         self._file.close()
 
     def append(self, candidate: Candidate, space: SearchSpace) -> None:

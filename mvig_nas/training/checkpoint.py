@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import save
+from mvig_nas.files import opened_lock, save
 
 SCHEMA = 1
 FILE = "state.pt"
@@ -40,11 +40,7 @@ def only_training(folder: Path) -> Iterator[None]:
     Raises:
         MvigNasError: another process trains there, or the folder cannot be written.
     """
-    try:
-        file = (folder / LOCK).open("a+")
-    except OSError as error:
-        raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another folder.") from error
-    with file:
+    with opened_lock(folder / LOCK) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -22,6 +22,7 @@ from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.kernels import of, totals
 from mvig_nas.search import FAILED, FEASIBLE, INFEASIBLE, Candidate, Progress, Study, kernel_costs, pareto_front, search
+from mvig_nas.search.storage import LOCK
 from mvig_nas.search_space import SearchSpace
 from mvig_nas.shipped import folder as shipped_folder
 from tests.sampler_contract import HALF, TOY, SamplerContract, SizeLatency, StopAfter, WidthScore, no_costs, outcome
@@ -429,11 +430,12 @@ def test_ctrl_c_is_passed_on_with_everything_saved(tmp_path: Path) -> None:
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     class Nested(WidthScore):
         def __call__(self, architecture: Architecture) -> float:
-            with pytest.raises(MvigNasError, match="one writer, and another process searches in"):
+            with pytest.raises(MvigNasError, match=f"one writer, but process {os.getpid()} searches in"):
                 run(folder=tmp_path, resume=True)
             return super().__call__(architecture)
 
     assert run(Nested(), folder=tmp_path, evaluations=30, candidates_limit=1).candidates
+    assert not (tmp_path / LOCK).exists()
 
 
 class Counting(WidthScore):
