@@ -203,12 +203,16 @@ class _Run:
             if self.done in self.skipped:
                 self._start()
             else:
-                waited_now, values, is_finite = self._step(batches)
+                waited_now, names, scalars = self._step(batches)
                 waited += waited_now
+                # before the scalars are waited for, so that a GPU has work meanwhile; a step that turns out to have
+                # diverged is undone with all since the last checkpoint
+                self._apply()
+                *told, norm = scalars.tolist()
+                values, is_finite = dict(zip(names, told, strict=True)), self._is_finite(norm)
                 if self.guard.diverges(values["loss"]) or not is_finite:
                     self._roll_back(log, self.done, values["loss"], _told(values["loss"], is_finite))
                     return
-                self._apply()
                 self.summed += 1
             self.done += 1
             seconds = max(time.monotonic() - began, 1e-9)
@@ -284,11 +288,11 @@ class _Run:
             if self.average is not None:
                 self.average.module.load_state_dict(self.model.state_dict())
 
-    def _step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, dict[str, float], bool]:
+    def _step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, tuple[str, ...], Tensor]:
         """Gradients of one step.
 
-        Returns the seconds waited for images, the means of the scalars over all processes, and whether the gradients
-        are finite, or will be looked at by the gradient scaler.
+        Returns the seconds waited for images, the names of the scalars, and on the device their means over all
+        processes, followed by the norm of the gradients.
         """
         recipe, process = self.recipe, self.process
         self.model.train()
@@ -321,10 +325,12 @@ class _Run:
         process.sum_gradients(self.model)
         means = process.sum(torch.stack([value.float() for value in sums.values()])) / recipe.micro_batches
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        # One transfer from the device for all.
-        *values, norm = torch.cat([means, nn.utils.get_total_norm(gradients).to(means).reshape(1)]).tolist()
-        is_finite = math.isfinite(norm) or self.scaler.is_enabled()
-        return waited, dict(zip(sums, values, strict=True)), is_finite
+        # one tensor, so that one transfer from the device brings all
+        return waited, tuple(sums), torch.cat([means, nn.utils.get_total_norm(gradients).to(means).reshape(1)])
+
+    def _is_finite(self, norm: float) -> bool:
+        """Whether gradients of this norm can be applied; where there is a gradient scaler, it sees to that itself."""
+        return math.isfinite(norm) or self.scaler.is_enabled()
 
     def _apply(self) -> None:
         self.scaler.unscale_(self.optimizer)
