@@ -220,48 +220,55 @@ def filled(disk: Path, room: int) -> Iterator[None]:
         ballast.unlink()
 
 
-def harmed(job: str, jobs: Jobs, home: Path, harms: int, *, until: str, small: bool) -> dict[str, Any]:
-    """Harm a job again and again; counts of harms and of runs that differ."""
-    work, rng = getattr(jobs, job), random.Random(f"{SEED}/{job}")
-    whole = home / f"{job}-whole"
-    began, before = time.monotonic(), shutil.disk_usage(home).used
-    attempt(work, whole, None)
-    seconds, size = time.monotonic() - began, shutil.disk_usage(home).used - before
-    expected = left(job, whole)
-    if job == "run":
-        jobs.plan = whole
-    row: dict[str, Any] = {"harms": 0, "runs": 0, "differ": 0, "compared": len(expected)}
-    row |= {"bytes": size} if small else {"unharmed_s": round(seconds, 1)}
-    told: list[str] = []
-    while row["harms"] < harms and time.strftime("%H:%M") < until:
-        folder, ended = home / f"{job}-{row['runs']}", False
+class Trial:
+    """One job: how it ends unharmed, and counts of harms and of runs that differ from that."""
+
+    def __init__(self, job: str, jobs: Jobs, home: Path, is_small: bool) -> None:
+        self.job, self.home, self.is_small = job, home, is_small
+        self.work: Callable[[Path], None] = getattr(jobs, job)
+        self.rng = random.Random(f"{SEED}/{job}")
+        whole = home / f"{job}-whole"
+        began, before = time.monotonic(), shutil.disk_usage(home).used
+        attempt(self.work, whole, None)
+        self.seconds, self.size = time.monotonic() - began, shutil.disk_usage(home).used - before
+        self.expected = left(job, whole)
+        if job == "run":
+            jobs.plan = whole
+        self.row: dict[str, Any] = {"harms": 0, "runs": 0, "differ": 0, "compared": len(self.expected)}
+        self.row |= {"bytes": self.size} if is_small else {"unharmed_s": round(self.seconds, 1)}
+        self.row["told"] = []
+
+    def harm(self) -> None:
+        """Harm one run, and compare what it leaves."""
+        folder, ended = self.home / f"{self.job}-{self.row['runs']}", False
         try:
             for _ in range(HARMS_A_RUN):
-                if small:
-                    with filled(home, rng.randrange(size)):
-                        ended = attempt(work, folder, None)
+                if self.is_small:
+                    with filled(self.home, self.rng.randrange(self.size)):
+                        ended = attempt(self.work, folder, None)
                 else:
-                    ended = attempt(work, folder, rng.uniform(0, seconds))
-                row["harms"] += not ended
+                    ended = attempt(self.work, folder, self.rng.uniform(0, self.seconds))
+                self.row["harms"] += not ended
                 if ended:
                     break
-            if not ended and not attempt(work, folder, None):
+            if not ended and not attempt(self.work, folder, None):
                 raise RuntimeError("it could not be resumed")
-            found = left(job, folder)
+            found = left(self.job, folder)
         except (RuntimeError, OSError, ValueError) as error:
             found = {"error": str(error)}
-        row["runs"] += 1
-        if found != expected:
-            row["differ"] += 1
-            told.append(str({name for name in {**found, **expected} if found.get(name) != expected.get(name)})[:300])
-            print(job, told[-1], found.get("error", ""), flush=True)
+        self.row["runs"] += 1
+        names = {name for name in {**found, **self.expected} if found.get(name) != self.expected.get(name)}
+        if names:
+            self.row["differ"] += 1
+            self.row["told"].append(str(names)[:300])
+            print(self.job, names, found.get("error", ""), flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-        print(f"{job}: {row['harms']} harms in {row['runs']} runs, {row['differ']} differ", flush=True)
-    return row | {"told": told}
+        harms, runs, differ = self.row["harms"], self.row["runs"], self.row["differ"]
+        print(f"{time.strftime('%H:%M')} {self.job}: {harms} harms in {runs} runs, {differ} differ", flush=True)
 
 
 def main() -> None:
-    """Run the jobs, and write the table after each."""
+    """Run the jobs in turns, and write the table after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--harms", type=int, default=100)
@@ -270,18 +277,25 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="*", choices=list(SHARES), default=list(SHARES))
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows: dict[str, Any] = {}
+    goals = {job: max(1, round(asked.harms * SHARES[job] / 100)) for job in asked.jobs}
+    trials: dict[str, Trial] = {}
     with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory(dir=asked.small_disk) as folder:
         jobs, home = Jobs(Path(scratch)), Path(folder)
         if "finalists" in asked.jobs:
             attempt(jobs.search, jobs.searched, None)
-        for job in asked.jobs:
-            harms = round(asked.harms * SHARES[job] / 100)
-            small = asked.small_disk is not None
-            rows[job] = harmed(job, jobs, home, harms, until=asked.until, small=small)
+        while time.strftime("%H:%M") < asked.until:
+            # the job that is furthest from its goal, so that a call that is stopped has harmed all of them
+            job = min(goals, key=lambda each: trials[each].row["harms"] / goals[each] if each in trials else 0.0)
+            if job in trials and trials[job].row["harms"] >= goals[job]:
+                break
+            if job in trials:
+                trials[job].harm()
+            else:
+                trials[job] = Trial(job, jobs, home, asked.small_disk is not None)
+            rows = {job: trial.row for job, trial in trials.items()}
             asked.out.parent.mkdir(parents=True, exist_ok=True)
             asked.out.write_text(json.dumps({"seed": SEED, "jobs": rows}, indent=1) + "\n")
-    if any(row["differ"] for row in rows.values()):
+    if any(trial.row["differ"] for trial in trials.values()):
         sys.exit("a harmed run differs from the one that was not")
 
 
