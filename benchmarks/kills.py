@@ -1,6 +1,6 @@
 """`python -m benchmarks.kills OUT.json`: runs that are killed, or meet a full disk, against the same run never harmed.
 
-Run: python -m benchmarks.kills results/kills/kills.json [--harms 100] [--until HH:MM] [--jobs JOB ...]
+Run: python -m benchmarks.kills results/kills/kills.json [--harms 100] [--seed 7] [--until HH:MM] [--jobs JOB ...]
      python -m benchmarks.kills results/kills/full_disks.json --small-disk FOLDER
 
 Jobs: a search, a supernet's training, a retraining, a bulk export, the finalists of a search, a whole `run`, each of a
@@ -223,10 +223,10 @@ def filled(disk: Path, room: int) -> Iterator[None]:
 class Trial:
     """One job: how it ends unharmed, and counts of harms and of runs that differ from that."""
 
-    def __init__(self, job: str, jobs: Jobs, home: Path, is_small: bool) -> None:
+    def __init__(self, job: str, jobs: Jobs, home: Path, seed: int, is_small: bool) -> None:
         self.job, self.home, self.is_small = job, home, is_small
         self.work: Callable[[Path], None] = getattr(jobs, job)
-        self.rng = random.Random(f"{SEED}/{job}")
+        self.rng = random.Random(f"{seed}/{job}")
         whole = home / f"{job}-whole"
         began, before = time.monotonic(), shutil.disk_usage(home).used
         attempt(self.work, whole, None)
@@ -272,6 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--harms", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the moments")
     parser.add_argument("--until", default="99:99", help="stop at this time of the day")
     parser.add_argument("--small-disk", type=Path, help="the disk that is made full, in place of kills")
     parser.add_argument("--jobs", nargs="*", choices=list(SHARES), default=list(SHARES))
@@ -291,10 +292,10 @@ def main() -> None:
             if job in trials:
                 trials[job].harm()
             else:
-                trials[job] = Trial(job, jobs, home, asked.small_disk is not None)
+                trials[job] = Trial(job, jobs, home, asked.seed, asked.small_disk is not None)
             rows = {job: trial.row for job, trial in trials.items()}
             asked.out.parent.mkdir(parents=True, exist_ok=True)
-            asked.out.write_text(json.dumps({"seed": SEED, "jobs": rows}, indent=1) + "\n")
+            asked.out.write_text(json.dumps({"seed": asked.seed, "jobs": rows}, indent=1) + "\n")
     if any(trial.row["differ"] for trial in trials.values()):
         sys.exit("a harmed run differs from the one that was not")
 
