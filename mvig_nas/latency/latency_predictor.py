@@ -317,7 +317,8 @@ class LatencyPredictor:
         if model.start is not None:
             model.start.save(folder / "start")
         content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, calibration=self.calibration_, **arrays)
+        kept: dict[str, Any] = {"calibration": self.calibration_, **arrays}
+        np.savez_compressed(content, **kept)
         description = {
             "schema_version": SCHEMA_VERSION,
             "device": self.device,

@@ -217,7 +217,6 @@ def save_kernels(path: str | Path | BinaryIO, networks: Mapping[str, Sequence[Ke
     kinds = sorted({kernel.kind for kernel in found})
     np.savez_compressed(
         path,
-        allow_pickle=False,
         names=np.array(list(networks)),
         lengths=np.array([len(network) for network in networks.values()]),
         kinds=np.array(kinds),

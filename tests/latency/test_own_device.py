@@ -155,7 +155,7 @@ def test_a_file_from_before_sorts_of_kernels_departed_is_read(
     with np.load(tmp_path / "predictor.npz") as file:
         kept = {name: file[name] for name in file.files if "signature" not in name and name != "shares"}
     kept["log_terms"] = np.delete(kept["log_terms"], 2)
-    np.savez_compressed(tmp_path / "predictor.npz", allow_pickle=False, **kept)
+    np.savez_compressed(tmp_path / "predictor.npz", **kept)
     description = json.loads((tmp_path / "predictor.json").read_text())
     del description["arrays_sha256"], description["device_fit"]["terms"]["departure"]
     (tmp_path / "predictor.json").write_text(json.dumps(description))
