@@ -2,6 +2,7 @@
 
 Run: python -m benchmarks.host_latency measure   # about 40 minutes of one core; leave the others idle
      python -m benchmarks.host_latency report    # about 30 minutes of one core, from the logs alone
+     python -m benchmarks.host_latency own       # own_fit and calibration.png, 4 minutes of one core
 
 `measure` appends to mobilevig.jsonl (300 architectures to learn from and 60 others, a third each of toy, micro and
 mobilevig-ti, drawn uniformly) and to timm.jsonl (97 models at their own resolution). `report` fits them:
@@ -9,12 +10,14 @@ mobilevig-ti, drawn uniformly) and to timm.jsonl (97 models at their own resolut
 * 150 architectures, at random or the most telling of the 300, predict the 60 others, beside the baselines;
 * the learning curve, with and without the start from the shipped iPhone predictor, and the baselines';
 * timm's models, a family left out at a time, and the 60 architectures by a fit that saw no architecture.
+
+`own` is the part of the learning curve that compares the fit from scratch with the baselines on uniform draws.
 """
 
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,15 +145,20 @@ def order(data: Split, start: LatencyPredictor | None) -> list[int]:
     return most_telling(uncertainty(data.rows.pick(data.pool).features, start), len(data.pool))
 
 
-def curve(data: Split, kin: LatencyPredictor) -> list[dict[str, Any]]:
+def curve(
+    data: Split, starts: Mapping[str, LatencyPredictor | None], ways: Sequence[str] = ("uniform", "telling")
+) -> list[dict[str, Any]]:
     """Errors on the 60 others by number of rows: uniform draws (mean over 5) and the most telling, by start."""
     points = []
     measured = data.rows.latencies_ms[data.test]
     shuffled = [random.Random(seed).sample(data.pool, len(data.pool)) for seed in range(DRAWS)]
-    for name, start in ((SCRATCH, None), (PHONE, phone()), (KIN, kin)):
-        telling = [data.pool[index] for index in order(data, start)]
+    for name, start in starts.items():
+        lists_of = {"uniform": shuffled}
+        if "telling" in ways:
+            lists_of["telling"] = [[data.pool[index] for index in order(data, start)]]
         for size in SIZES:
-            for how, lists in (("uniform", shuffled), ("telling", [telling])):
+            for how in ways:
+                lists = lists_of[how]
                 answers = [predicted(data.rows, each[:size], data.test, start) for each in lists]
                 scores = [figures(measured, answer) for answer in answers]
                 mean = {key: float(np.mean([score[key] for score in scores])) for key in scores[0]}
@@ -186,7 +194,7 @@ def curve_png(points: Sequence[dict[str, Any]]) -> bytes:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(list(SIZES), [str(size) for size in SIZES])
-    ticks = [2, 3, 5, 10, 20, 30]
+    ticks = [2, 3, 5, 10, 20, 50]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False)
@@ -216,11 +224,27 @@ def report(out: Path) -> None:
         "60 architectures by a fit to timm alone": figures(measured, alien),
     }
     save(out / "figures.json", json.dumps(without_nan(values), indent=1) + "\n")
-    points = curve(data, fitted)
+    points = curve(data, {SCRATCH: None, PHONE: phone(), KIN: fitted})
+    save(out / "learning_curve.csv", points_csv(points))
+    save(out / "learning_curve.png", curve_png(points))
+
+
+def own(out: Path) -> None:
+    """The fit from scratch beside the baselines: 150 rows in own_fit.json and calibration.png, its curve in own_fit."""
+    data = split(out / "mobilevig.jsonl")
+    fixed, answers = fixed_split(data)
+    save(out / "own_fit.json", json.dumps(without_nan(fixed), indent=1) + "\n")
+    save(out / "calibration.png", calibration_png(data.rows.latencies_ms[data.test], answers, HOST))
+    points = curve(data, {SCRATCH: None}, ("uniform",))
+    save(out / "own_fit.csv", points_csv(points))
+    save(out / "own_fit.png", curve_png(points))
+
+
+def points_csv(points: Sequence[dict[str, Any]]) -> str:
+    """One line a point."""
     names = list(points[0])
     lines = [",".join(names)] + [",".join(_cell(point[name]) for name in names) for point in points]
-    save(out / "learning_curve.csv", "\n".join(lines) + "\n")
-    save(out / "learning_curve.png", curve_png(points))
+    return "\n".join(lines) + "\n"
 
 
 def _cell(value: str | float) -> str:
@@ -232,10 +256,10 @@ def _cell(value: str | float) -> str:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["measure", "report"])
+    parser.add_argument("action", choices=["measure", "report", "own"])
     parser.add_argument("--out", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    {"measure": measure_all, "report": report}[options.action](options.out)
+    {"measure": measure_all, "report": report, "own": own}[options.action](options.out)
 
 
 if __name__ == "__main__":
