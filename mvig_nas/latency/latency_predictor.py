@@ -317,8 +317,7 @@ class LatencyPredictor:
         if model.start is not None:
             model.start.save(folder / "start")
         content = io.BytesIO()
-        kept: dict[str, Any] = {"calibration": self.calibration_, **arrays}
-        np.savez_compressed(content, **kept)
+        np.savez_compressed(content, **dict[str, Any](calibration=self.calibration_, **arrays))
         description = {
             "schema_version": SCHEMA_VERSION,
             "device": self.device,
