@@ -1,6 +1,7 @@
 """Many mutations of every reader in one process, with a log that another call goes on from.
 
     python -m tests.hostile.campaign LOG [--seeds 10000] [--until HH:MM] [--readers READER ...]
+    python -m tests.hostile.campaign LOG --table
 
 A line of the log is a JSON object: a reader, the mutations done, and those that failed, by seed. A reader whose code
 was mended begins anew where its lines are removed from the log.
@@ -27,11 +28,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10_000)
     parser.add_argument("--until", default="99:99", help="stop at this time of the day")
     parser.add_argument("--readers", nargs="*", help="in this order; all of them if left out")
+    parser.add_argument("--table", action="store_true", help="print what the log holds, and try nothing")
     asked = parser.parse_args()
+    if asked.table:
+        print(table(asked.log))
+        return
     warnings.simplefilter("ignore")
     known = {reader.name: reader for reader in READERS}
     for name in asked.readers or known:
         try_reader(known[name], asked.seeds, asked.log, asked.until)
+
+
+def table(log: Path) -> str:
+    """Mutations tried and failed, reader by reader, as Markdown."""
+    tried: dict[str, int] = {}
+    failed: dict[str, set[str]] = {}
+    for line in map(json.loads, log.read_text().splitlines()):
+        tried[line["reader"]] = max(tried.get(line["reader"], 0), line["done"])
+        failed.setdefault(line["reader"], set()).update(line["failed"])
+    files = {reader.name: Path(reader.file).name for reader in READERS}
+    rows = [(name, f"`{files[name]}`", f"{tried[name]:,}", len(failed[name])) for name in files if name in tried]
+    rows.append(("all", "", f"{sum(tried.values()):,}", sum(map(len, failed.values()))))
+    head = ("reader", "file made wrong", "tried", "failed")
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ("---",) * len(head), *rows))
 
 
 def try_reader(reader: Reader, seeds: int, log: Path, until: str = "99:99") -> None:
