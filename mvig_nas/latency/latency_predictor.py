@@ -42,7 +42,9 @@ class _Description:
     groups: tuple[str, ...] = ()
     device_fit: DeviceFit | None = None
     chip_move: ChipMove | None = None
-    interval_scale: Annotated[float, about("Factor of the intervals' width, in log, on this device.", gt=0)] = 1.0
+    interval_scale: Annotated[float, about("Factor of the intervals' width, in log, on this device.", gt=0, le=100)] = (
+        1.0
+    )
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -261,6 +261,7 @@ def test_bad_folders_are_refused(fitted: LatencyPredictor, tmp_path: Path) -> No
     for change, message in (
         ({"hyperparameters": no_bags}, r"`hyperparameters\.bags` must be a whole number of at least 1, got 0"),
         ({"chips": "A14"}, "`chips` must be a list, got 'A14'"),
+        ({"interval_scale": 2**31}, "`interval_scale` must be a number of at most 100, got "),
         ({"errors": {"mape": "low"}}, r"`errors\[\.\.\.\]` must be a number, got "),
     ):
         (tmp_path / "predictor.json").write_text(json.dumps(description | change))
