@@ -31,6 +31,7 @@ RUNS = ROOT / "results" / "runs" / "first_hour"
 OUT = ROOT / "results" / "first_hour"
 IMAGES = 80  # a class
 ROUNDS = 7
+MIXING_FROM = 50  # epochs of the winner's training, as `run` has it
 
 
 def command(*arguments: object) -> None:
@@ -88,18 +89,22 @@ def main(data: Path, hours: float) -> None:
         asked = ["--latency-budget", f"{max(budget_ms(), 0.45)}ms", "--space", "micro", "--hours", hours]
         command("run", cut(data, RUNS / "images"), "--out", run, *(going or asked))
     split = run / "images"
-    finalists = json.loads((run / "search" / "finalists" / "finalists.json").read_text())
     plan = json.loads((run / "plan.json").read_text())
     train = len(read_split(split, "train"))
-    tried = sum(len(row["curve"]) for row in finalists["finalists"]) * (train - finalists["images"])
-    winner = Architecture.load(str(run / "search" / "finalists" / "winner.json"))
+    chosen, tried = run / "search", 0
+    if plan["finalists"]:
+        chosen /= "finalists"
+        finalists = json.loads((chosen / "finalists.json").read_text())
+        tried = sum(len(row["curve"]) for row in finalists["finalists"]) * (train - finalists["images"])
+    winner = Architecture.load(str(chosen / "winner.json"))
     slow, fast = step_seconds([winner, PRESET_SHAPED])
     epochs = round((plan["epochs"] + tried / train) * slow / fast)
     preset = RUNS / "preset"
     if not (preset / "model" / "config.json").is_file():
         save(RUNS / "preset.json", PRESET_SHAPED.to_json())
         going = ["--resume"] if (preset / "run.json").is_file() else []
-        asked = [RUNS / "preset.json", "--data", split, "--plan", "short", "--epochs", epochs]
+        mixing = ["--mixup", 0.2, "--cutmix", 1.0] if plan["epochs"] >= MIXING_FROM else []
+        asked = [RUNS / "preset.json", "--data", split, "--plan", "short", "--epochs", epochs, *mixing]
         command("retrain", *asked, "--validate-every", 10, "--out", preset, *going)
     epochs = json.loads((preset / "run.json").read_text())["request"]["plan"]["recipe"]["epochs"]
     found = {

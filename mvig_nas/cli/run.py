@@ -98,14 +98,9 @@ class _Shown:
 
 
 def _print_plan(request: RunRequest, plan: "RunPlan") -> None:
-    finalists = (
-        f"{plan.finalists} networks for up to {plan.finalist_epochs} epochs"
-        if plan.finalists
-        else "none: too little time"
-    )
     what = {
         "search": f"space {plan.space}, {request.latency_ms:g} ms on {request.device}, {plan.evaluations} scores",
-        "finalists": finalists,
+        "finalists": plan.finalists_told,
         "retrain": plan.training,
         "export": "Core ML package, verified",
     }

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from mvig_nas.errors import MvigNasError
 from mvig_nas.shipped import DEFAULT_DEVICE
+from mvig_nas.standard_error import standard_error
 from mvig_nas.values import about, check
 
 SCORE = "naswot"
@@ -17,7 +18,10 @@ _SPARE_S = 60.0  # for reading images, the export and its check
 _FINALIST_S = 8.0  # in which a training begins
 _FINALISTS_SHARE = 0.4  # of the time for trainings
 _ASHA_SHARE = 0.6  # of all epochs that are trained, as weak networks are stopped early
-_FEWEST_FINALISTS = 3
+_FINALISTS, _FEWEST_FINALISTS = 12, 3
+_FEWEST_HELD_OUT = (
+    1000  # images; with fewer, a top-1 is too uncertain to choose by (results/ranking, results/first_hour)
+)
 _FINALIST_EPOCHS = (5, 30)
 _FEWEST_EPOCHS = 5
 _MIXING_FROM = 50  # epochs of the winner's training; results/first_hour has what it brings
@@ -61,7 +65,18 @@ class RunRequest:
         | None
     ) = None
     hours: Annotated[float, about("Hours that the whole run may take; they set the numbers of epochs.", gt=0)] = 2.0
-    finalists: Annotated[int, about("Most networks that are trained as finalists; 0 leaves them out.", ge=0)] = 12
+    finalists: (
+        Annotated[
+            int,
+            about(
+                f"Most networks that are trained as finalists; 0 leaves them out. If left out, {_FINALISTS} where "
+                f"{HOLD_OUT:.0%} of the training images are at least {_FEWEST_HELD_OUT:,}, which they are measured on, "
+                "and none where they are fewer.",
+                ge=0,
+            ),
+        ]
+        | None
+    ) = None
     max_epochs: Annotated[int, about("Most epochs that the winner is trained for.", ge=1)] = 300
     skip_bad_images: Annotated[
         bool,
@@ -98,10 +113,11 @@ class RunPlan:
         space: name or file of the search space.
         score: that the search maximises.
         evaluations: scores that the search computes.
-        finalists: networks that are trained briefly; 0 leaves the finalists out, for want of time.
+        finalists: networks that are trained briefly; 0 leaves the finalists out.
         finalist_epochs, epochs: of a finalist's training and of the winner's.
         speed: the measured speed that the plan rests on.
         seconds: expected duration of every step, by its name.
+        why_none: why there are no finalists; empty where there are some.
     """
 
     space: str
@@ -112,6 +128,14 @@ class RunPlan:
     epochs: int
     speed: Speed
     seconds: dict[str, float]
+    why_none: str = ""
+
+    @property
+    def finalists_told(self) -> str:
+        """The finalists, in words."""
+        if not self.finalists:
+            return f"none: {self.why_none}" if self.why_none else "none"
+        return f"{self.finalists} networks for up to {self.finalist_epochs} epochs"
 
     @property
     def is_mixing(self) -> bool:
@@ -133,8 +157,8 @@ def make_plan(request: RunRequest, space: str, images: int, speed: Speed) -> Run
     """The largest plan that fits into the request's hours.
 
     Two fifths of the time for trainings go to the finalists, the rest to the winner. Where fewer than three finalists
-    of five epochs would fit, there are none, and the score alone picks the winner. A finalist is trained for no more
-    epochs than the winner may be.
+    of five epochs would fit, or the images that they would be measured on are too few to tell networks apart, there are
+    none, and the score alone picks the winner. A finalist is trained for no more epochs than the winner may be.
 
     Args:
         request: whose hours are planned.
@@ -151,10 +175,11 @@ def make_plan(request: RunRequest, space: str, images: int, speed: Speed) -> Run
     finalist_epoch_s = (1 - HOLD_OUT) * epoch_s * _ASHA_SHARE
     fewest, most = (min(epochs, request.max_epochs) for epochs in _FINALIST_EPOCHS)
     count, epochs = 0, 0
-    for number in range(request.finalists, _FEWEST_FINALISTS - 1, -1):
+    asked, why_none = _finalists_of(request, images)
+    for number in range(asked, _FEWEST_FINALISTS - 1, -1):
         fitting = int((_FINALISTS_SHARE * left_s - number * _FINALIST_S) / (number * finalist_epoch_s))
         if fitting >= fewest:
-            count, epochs = number, min(fitting, most)
+            count, epochs, why_none = number, min(fitting, most), ""
             break
     finalists_s = count * (_FINALIST_S + epochs * finalist_epoch_s)
     shortest = min(_FEWEST_EPOCHS, request.max_epochs)
@@ -180,4 +205,15 @@ def make_plan(request: RunRequest, space: str, images: int, speed: Speed) -> Run
             "retrain": final * epoch_s,
             "export": _SPARE_S,
         },
+        why_none=why_none,
     )
+
+
+def _finalists_of(request: RunRequest, images: int) -> tuple[int, str]:
+    """The most finalists there may be, and why there are none if none turn out to fit."""
+    held_out = int(HOLD_OUT * images)
+    if request.finalists is None and held_out < _FEWEST_HELD_OUT:
+        error = 100 * standard_error(0.5, max(1, held_out))
+        return 0, f"{held_out} held-out images measure top-1 to ± {error:.0f} points only"
+    asked = _FINALISTS if request.finalists is None else request.finalists
+    return asked, "too little time" if asked >= _FEWEST_FINALISTS else "as asked"

@@ -329,9 +329,7 @@ class _Steps:
             "Latency": f"at most {self.request.latency_ms:g} ms predicted on {self.request.device}",
             "Time": f"{self.request.hours:g} hours at {plan.speed.images_per_second:.0f} training images a second",
             "Search": f"space {plan.space}, {plan.evaluations} {plan.score} scores",
-            "Finalists": f"{plan.finalists} networks of up to {plan.finalist_epochs} epochs"
-            if plan.finalists
-            else "none",
+            "Finalists": plan.finalists_told,
             "Training": plan.training,
         }
         pictures = {

@@ -47,6 +47,19 @@ def test_with_too_little_time_the_score_alone_picks() -> None:
     made = plan(0.25, 8000, 150)
     assert made.finalists == 0
     assert made.seconds["finalists"] == 0
+    assert made.finalists_told == "none: too little time"
+
+
+def test_with_too_few_images_to_tell_them_apart_there_are_no_finalists_unless_they_are_asked_for() -> None:
+    few, enough = plan(0.3, 640, 150), plan(4, 7000, 150)
+    assert few.finalists == 0
+    assert few.finalists_told == "none: 96 held-out images measure top-1 to ± 5 points only"
+    assert enough.finalists_told == f"12 networks for up to {enough.finalist_epochs} epochs"
+    asked = RunRequest(Path("images"), 1.0, hours=0.3, finalists=4)
+    assert make_plan(asked, "micro", 640, Speed(150, 64, "cpu")).finalists == 4
+    none = RunRequest(Path("images"), 1.0, hours=4, finalists=0)
+    assert make_plan(none, "micro", 7000, Speed(150, 64, "cpu")).finalists_told == "none: as asked"
+    assert few.epochs > make_plan(asked, "micro", 640, Speed(150, 64, "cpu")).epochs
 
 
 def test_what_cannot_fit_says_how_long_it_takes() -> None:
