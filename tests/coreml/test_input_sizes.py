@@ -15,20 +15,11 @@ from mvig_nas.coreml.package import SavedProgram
 from mvig_nas.coreml.verification import verify
 from mvig_nas.errors import MvigNasError
 from mvig_nas.graph_operators import OPERATORS
-from mvig_nas.image_data import Preprocessing
 from mvig_nas.network import for_inference
-from mvig_nas.training.model_folder import TrainedModel, write_model
 from tests.coreml.test_conversion import LABELS, MEAN, STD, TINY, as_if_trained, copied, edited, model_file
 
 SIZES = (64, 96)
 OPTIONS = ExportOptions(minimum_deployment_target="iOS18", class_labels=LABELS, mean=MEAN, std=STD, sizes=SIZES)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_model(folder, TrainedModel(as_if_trained(TINY), LABELS, Preprocessing(mean=MEAN, std=STD)))
-    return folder
 
 
 @pytest.fixture(scope="module")

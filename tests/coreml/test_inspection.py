@@ -16,8 +16,6 @@ from mvig_nas.cli import cli
 from mvig_nas.coreml import ExportRequest, export_target, inspect_package
 from mvig_nas.coreml.package import SavedProgram
 from mvig_nas.errors import MvigNasError
-from mvig_nas.image_data import Preprocessing
-from mvig_nas.training.model_folder import TrainedModel, write_model
 from tests.coreml.test_conversion import CLASSES, LABELS, MEAN, STD, TINY, as_if_trained, copied, edited, first
 
 ALTERATIONS = 20
@@ -26,14 +24,6 @@ WIDER = replace(TINY, head_width=24)
 KNN = Architecture(
     (Stage(8, conv_depth=1), Stage(8), Stage(8, graph_depth=1, graph_operator="knn", graph_step=1), Stage(8)), 16, 96
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as `retrain` leaves it."""
-    folder = tmp_path_factory.mktemp("model")
-    write_model(folder, TrainedModel(as_if_trained(TINY), LABELS, Preprocessing(mean=MEAN, std=STD)))
-    return folder
 
 
 @pytest.fixture(scope="module")
