@@ -6,71 +6,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from mvig_nas.errors import MvigNasError
-from mvig_nas.files import make_folder, read_arrays, read_json, save
+from mvig_nas.files import make_folder, read_arrays, save
 from mvig_nas.kernels import Kernel
+from mvig_nas.latency.description import SCHEMA_VERSION, Description
 from mvig_nas.latency.features import FEATURES, FloatArray, network_features
 from mvig_nas.latency.latency_model import LatencyModel
-from mvig_nas.latency.new_chip import ChipMove, NewChipModel, move_to_chip
-from mvig_nas.latency.own_device import DeviceFit, OwnDeviceModel, fit_own_device
+from mvig_nas.latency.new_chip import NewChipModel, move_to_chip
+from mvig_nas.latency.own_device import OwnDeviceModel, fit_own_device
 from mvig_nas.latency.pooled import PooledModel, PooledSettings, fit_pooled
 from mvig_nas.latency.rows import Rows, checked_rows
-from mvig_nas.values import about, plain, read
+from mvig_nas.values import plain
 
-SCHEMA_VERSION = 1
 WILD = 4.0  # robust deviations, beyond which a row is reported
 _FEW_ERRORS = 20  # fewer say too little about their own distribution, and Student's of their size stands in
-
-
-@dataclass(frozen=True)
-class _Description:
-    """What `predictor.json` holds; `device_fit` and `groups` of a fit to one device, `terms` of a pooled one."""
-
-    schema_version: int
-    device: str
-    hyperparameters: PooledSettings
-    measurements: Mapping[str, int]
-    errors: Mapping[str, float]
-    features: tuple[str, ...]
-    chips: tuple[str, ...]
-    arrays_sha256: str | None = None  # the shipped predictors lack it
-    terms: Mapping[str, float] | None = None
-    groups: tuple[str, ...] = ()
-    device_fit: DeviceFit | None = None
-    chip_move: ChipMove | None = None
-    interval_scale: Annotated[float, about("Factor of the intervals' width, in log, on this device.", gt=0, le=100)] = (
-        1.0
-    )
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The description in a predictor's folder.
-
-        Raises:
-            MvigNasError: there is none, it is damaged, or it is of another schema or of other features.
-        """
-        path = folder / "predictor.json"
-        try:
-            content = read_json(path, "a predictor", "fit it again")
-        except FileNotFoundError as error:
-            raise MvigNasError(
-                f"a predictor folder must hold predictor.json and predictor.npz, there is none in {folder}; check the "
-                "path"
-            ) from error
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
-            raise MvigNasError(f"predictor schema must be {SCHEMA_VERSION}, got {version} in {folder}; fit it again")
-        if content.get("features") != list(FEATURES):
-            raise MvigNasError(
-                f"a predictor must use this version's kernel features, {folder} uses others; fit it again"
-            )
-        if isinstance(content.get("errors"), dict):  # a correlation of equal figures is no number
-            content["errors"] = {name: each for name, each in content["errors"].items() if each == each}  # noqa: PLR0124
-        return read(cls, content, str(path))
 
 
 @dataclass(frozen=True)
@@ -343,7 +296,7 @@ class LatencyPredictor:
             MvigNasError: the folder holds no predictor, or one of a newer schema or of other features.
         """
         folder = Path(folder)
-        description = _Description.read(folder)
+        description = Description.read(folder)
         try:
             arrays, digest = read_arrays(folder / "predictor.npz")
             if description.arrays_sha256 not in (None, digest):
