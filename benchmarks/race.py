@@ -13,8 +13,8 @@ network from scratch, after which it is asked about the whole validation split, 
 - `random-asha`: the same with 12 random networks inside the budget instead of the search's best;
 - one for each `--score NAME=IMAGES`: the winner of a search by it, which took so many images to make.
 
-All seeds differ in search, trainings and what is held out. What is done is skipped, what was stopped goes on. Runs lie
-below results/runs/race; results/ranking gets race.json and race.md.
+All seeds differ in search, trainings and what is held out. What race.json has is not done again, what was stopped goes
+on. Runs lie below results/runs/race; results/ranking gets race.json and race.md.
 """
 
 import json
@@ -129,6 +129,18 @@ def trained(race: Race, network: Chosen, seed: int) -> tuple[float, int]:
     return found.accuracy, network.spent + epochs * race.images
 
 
+def known() -> dict[str, list[dict[str, Any]]]:
+    """What race.json has of each contender, a row a seed; runs that it has need not be there."""
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    if (OUT / "race.json").is_file():
+        for row in json.loads((OUT / "race.json").read_text()):
+            each = zip(row["top1_seeds"], row["chosen"], strict=True)
+            rows[row["chosen_by"]] = [
+                {"top1": top1, "images": row["images_trained"], "fingerprint": chosen} for top1, chosen in each
+            ]
+    return rows
+
+
 def write(rows: Mapping[str, list[dict[str, Any]]]) -> None:
     """race.json and race.md."""
     summary = [
@@ -169,9 +181,11 @@ def main(data: Path, share: float, seeds: int, scores: tuple[str, ...], **cost: 
     costs = {name: int(images) for name, _, images in (each.rpartition("=") for each in scores)}
     folder = linked(Data("imagenette", data, share, 1), RUNS / "data")
     race = Race(folder, RUNS, cost["epochs"], cost["finalist_epochs"], costs)
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    rows = known()
     for seed in range(seeds):
         for by in (PRESET, NASWOT, FINALISTS, RANDOM, *costs):
+            if len(rows[by]) > seed:
+                continue
             network = chosen(race, by, seed)
             top1, images = trained(race, network, seed)
             rows[by].append({"top1": round(top1, 4), "images": images, "fingerprint": network.architecture.fingerprint})
