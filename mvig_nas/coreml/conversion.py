@@ -31,6 +31,7 @@ from mvig_nas.network import MobileViG, build, for_inference
 from mvig_nas.training.accuracy import recalibrate
 
 _DEFAULTS = ExportOptions()
+_OF_FILES = ("FileWriter", "filesystem error")  # in what coremltools raises where a file cannot be written
 _STATISTICS_IMAGES = 8  # from coarse to fine
 
 
@@ -107,7 +108,7 @@ def export(
     except OSError as error:
         raise _cannot_write(path, error) from error
     except RuntimeError as error:
-        if "FileWriter" not in str(error):
+        if not any(name in str(error) for name in _OF_FILES):
             raise
         raise _cannot_write(path, error) from error
     finally:
@@ -327,7 +328,7 @@ def _checked_labels(labels: Sequence[str], num_classes: int) -> list[str]:
 
 
 def _cannot_write(path: Path, error: Exception) -> MvigNasError:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition(" [")[0].rstrip(".")
     return MvigNasError(
         f"a package's folder and the temporary folder must be writable and have room, got {path}: {reason}; free space "
         "or choose another folder."

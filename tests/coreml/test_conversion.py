@@ -489,6 +489,16 @@ class TestExportRefuses:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert not list(tmp_path.iterdir())
 
+    def test_a_disk_that_is_full_once_a_package_is_put_together(
+        self, tiny: MobileViG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> Path:
+            raise RuntimeError("filesystem error: cannot copy: Input/output error [/tmp/a] [/b/weights]")
+
+        monkeypatch.setattr("mvig_nas.coreml.conversion.written", full)
+        self.refuse(tiny, tmp_path / "x.mlpackage", r"have room, got .*x\.mlpackage: .*Input/output error; free space")
+        assert not list(tmp_path.iterdir())
+
     def test_labels_that_are_too_few(self, tiny: MobileViG, tmp_path: Path) -> None:
         self.refuse(
             tiny, tmp_path / "x.mlpackage", "got 4 labels for 5 classes", options=ExportOptions(class_labels=LABELS[:4])
