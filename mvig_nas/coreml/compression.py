@@ -1,7 +1,6 @@
 """A smaller package from a package: palettised or quantised weights, verified; sizes and top-1 before and after."""
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -113,7 +112,7 @@ def compress(
     """
     if not how.name:
         raise MvigNasError("a compression must say how, got nothing; give --palettize or --quantize-weights.")
-    from mvig_nas.coreml.conversion import published, written
+    from mvig_nas.coreml.conversion import published, writing, written
     from mvig_nas.coreml.verification import verify
 
     before = SavedProgram(package)
@@ -122,8 +121,7 @@ def compress(
             f"weights must be compressed in a package of one input size, got {', '.join(before.functions)} in "
             f"{package}; export one package a size."
         )
-    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with writing(path, path.parent) as building:
         coremltools = tools.load()
         with tools.quiet():
             model = _compressed(coremltools, package, how)
@@ -145,8 +143,6 @@ def compress(
             shutil.rmtree(finished)
             finished = written(spec, Path(model.weights_dir), building / path.name)
         published(finished, path, building, overwrite=overwrite)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return Compressed(path, *sizes, *top1, 0 if images is None else len(images), verification)
 
 

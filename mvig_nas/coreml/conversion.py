@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,11 +89,7 @@ def export(
     labels = None if options.class_labels is None else _checked_labels(options.class_labels, network.num_classes)
     networks = functions_of(network, options.sizes)
     mean, std = options.mean, options.std
-    try:
-        building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=staging or path.parent))
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
+    with writing(path, staging or path.parent) as building:
         parts = {name: building / f"{name}{SUFFIX}" for name in networks}
         models = [_converted(each, options, labels, parts[name]) for name, each in networks.items()]
         model = models[0] if len(models) == 1 else combined(parts, building / f"combined{SUFFIX}")
@@ -105,14 +102,6 @@ def export(
         if check is not None:
             _check(check, finished, path)
         published(finished, path, building, overwrite=overwrite)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    except RuntimeError as error:
-        if not any(name in str(error) for name in _OF_FILES):
-            raise
-        raise _cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return path
 
 
@@ -244,6 +233,28 @@ def _check(check: Callable[[Path], object], finished: Path, path: Path) -> None:
         kept = "what was there stays" if path.exists() else "nothing is left there"
         message = str(error).replace(str(finished), str(path))
         raise MvigNasError(f"{message} Not written to {path}: {kept}.") from error
+
+
+@contextmanager
+def writing(path: Path, beside: Path) -> Iterator[Path]:
+    """A hidden folder in `beside` to build the package `path` in, which is removed.
+
+    Raises:
+        MvigNasError: inside, a file could not be written, by us or by coremltools.
+    """
+    building = None
+    try:
+        building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=beside))
+        yield building
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    except RuntimeError as error:
+        if not any(name in str(error) for name in _OF_FILES):
+            raise
+        raise _cannot_write(path, error) from error
+    finally:
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def written(spec: Any, weights: Path, path: Path) -> Path:
