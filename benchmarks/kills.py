@@ -102,7 +102,8 @@ class Jobs:
 
     def export(self, folder: Path) -> None:
         """Two packages, verified."""
-        export_all(self.architectures, folder)
+        for message in export_all(self.architectures, folder).failed.values():
+            raise MvigNasError(message)
 
     def finalists(self, folder: Path) -> None:
         """Three trainings of up to four epochs, one after the other."""
