@@ -18,7 +18,6 @@ and 25 % twice as many epochs.
 """
 
 import csv
-import io
 import json
 import math
 import os
@@ -34,7 +33,7 @@ from scipy.stats import t as student_t
 
 from mvig_nas import recipes
 from mvig_nas.architecture import PRESETS, Architecture
-from mvig_nas.files import save
+from mvig_nas.files import csv_text, save
 from mvig_nas.image_data import LabelledImages, read_split, subset
 from mvig_nas.recipes import Execution, Plan, Sources
 from mvig_nas.search_space import SearchSpace
@@ -47,6 +46,7 @@ WINNER = ROOT / "results" / "retrain_imagenette" / "winner.json"
 TEACHER = "tf_efficientnet_lite0"
 LABELS = "labels"
 TRAININGS = "trainings.csv"
+MODEL = Path("model", "config.json")  # in a run folder, once its training is done
 SMALL, TI, FOUND = "micro-largest", "mobilevig_ti-96px", "winner-96px"
 LONGER = 4  # times the epochs
 CLOSE = 1.0  # points within which a third seed is trained
@@ -124,7 +124,7 @@ class Evidence:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.rows: dict[Training, dict[str, str]] = {}
+        self.rows: list[dict[str, str]] = []
         self.top1: dict[tuple[str, str, str, int], dict[int, float]] = defaultdict(dict)
         self.minutes: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
         path = settings.out / TRAININGS
@@ -140,14 +140,11 @@ class Evidence:
         if self.has(training):
             return
         folder = self.settings.runs / training.name
-        if not (folder / "model" / "config.json").is_file():
+        if not (folder / MODEL).is_file():
             if self.settings.only and not any(text in training.name for text in self.settings.only):
                 return
             print(training.name, flush=True)
-            resume = (folder / "run.json").is_file()
-            request = self.request_of(training)
-            retrain(replace(request, execution=replace(request.execution, resume=resume)), folder)
-        about = json.loads((folder / "model" / "config.json").read_text())["mvig_nas"]["about"]
+        top1 = self.top1_of(training)
         execution = self.settings.execution
         row = {
             "data": training.data.name,
@@ -156,15 +153,25 @@ class Evidence:
             "recipe": training.recipe,
             "epochs": str(training.epochs),
             "seed": str(training.seed),
-            "top1": f"{100 * about['accuracy']['mean']['top1']:.2f}",
+            "top1": f"{100 * top1:.2f}",
             "minutes": f"{_seconds(folder, training) / 60:.1f}",
             "on": f"{execution.torch_device}, {execution.precision}",
         }
         self._add(training, row)
         self.write()
 
+    def top1_of(self, training: Training) -> float:
+        """Top-1 of a training, a fraction, from its run folder; it is trained there, or goes on, if it is not done."""
+        folder = self.settings.runs / training.name
+        if not (folder / MODEL).is_file():
+            request = self.request_of(training)
+            resume = (folder / "run.json").is_file()
+            retrain(replace(request, execution=replace(request.execution, resume=resume)), folder)
+        about = json.loads((folder / MODEL).read_text())["mvig_nas"]["about"]
+        return float(about["accuracy"]["mean"]["top1"])
+
     def _add(self, training: Training, row: dict[str, str]) -> None:
-        self.rows[training] = row
+        self.rows.append(row)
         self.top1[training.cell][training.seed] = float(row["top1"])
         self.minutes[training.cell].append(float(row["minutes"]))
 
@@ -207,11 +214,8 @@ class Evidence:
         """summary.json and README.md."""
         rows = list(self._rows())
         self.settings.out.mkdir(parents=True, exist_ok=True)
-        text = io.StringIO()
-        table = csv.DictWriter(text, next(iter(self.rows.values())), lineterminator="\n")
-        table.writeheader()
-        table.writerows(sorted(self.rows.values(), key=lambda row: list(row.values())[:6]))
-        save(self.settings.out / TRAININGS, text.getvalue())
+        trainings = sorted(list(row.values()) for row in self.rows)
+        save(self.settings.out / TRAININGS, csv_text([list(self.rows[0]), *trainings]))
         save(self.settings.out / "summary.json", json.dumps(rows, indent=1) + "\n")
         save(self.settings.out / "README.md", _page(rows, self._paces()))
 

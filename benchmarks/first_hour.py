@@ -31,7 +31,6 @@ RUNS = ROOT / "results" / "runs" / "first_hour"
 OUT = ROOT / "results" / "first_hour"
 IMAGES = 80  # a class
 ROUNDS = 7
-MIXING_FROM = 50  # epochs of the winner's training, as `run` has it
 
 
 def command(*arguments: object) -> None:
@@ -103,7 +102,8 @@ def main(data: Path, hours: float) -> None:
     if not (preset / "model" / "config.json").is_file():
         save(RUNS / "preset.json", PRESET_SHAPED.to_json())
         going = ["--resume"] if (preset / "run.json").is_file() else []
-        mixing = ["--mixup", 0.2, "--cutmix", 1.0] if plan["epochs"] >= MIXING_FROM else []
+        recipe = json.loads((run / "trained" / "run.json").read_text())["request"]["plan"]["recipe"]
+        mixing = ["--mixup", recipe["mixup"], "--cutmix", recipe["cutmix"]]
         asked = [RUNS / "preset.json", "--data", split, "--plan", "short", "--epochs", epochs, *mixing]
         command("retrain", *asked, "--validate-every", 10, "--out", preset, *going)
     epochs = json.loads((preset / "run.json").read_text())["request"]["plan"]["recipe"]["epochs"]

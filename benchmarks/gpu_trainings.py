@@ -38,7 +38,7 @@ from mvig_nas.image_data import LabelledImages, TrainingImages, batches, read_sp
 from mvig_nas.image_data.transforms import read_image
 from mvig_nas.ranking import StandAlonePlan, stand_alone, stratified
 from mvig_nas.recipes import Execution, Recipe, Sources, short_recipe
-from mvig_nas.training import StopTraining, retrain, train_supernet
+from mvig_nas.training import StopTraining, train_supernet
 from mvig_nas.training.steps import images_of
 
 EXECUTION = Execution("cuda", channels_last=True, in_memory=True, validate_every=0, checkpoint_minutes=0.5)
@@ -219,12 +219,7 @@ def _taught(job: Job, place: Place) -> distillation.Training:
 def train(job: Job, place: Place) -> float | None:
     """The job's training, where it is not done; its top-1, a fraction, where it has one."""
     if job.kind == TAUGHT:
-        evidence, training = _evidence(place), _taught(job, place)
-        if evidence.has(training):
-            return None
-        run, request = evidence.settings.runs / training.name, evidence.request_of(training)
-        request = replace(request, execution=replace(request.execution, resume=(run / "run.json").is_file()))
-        return retrain(request, run).accuracy["mean"].top1
+        return _evidence(place).top1_of(_taught(job, place))
     images, recipe, _ = recipe_of(job, place)
     folder = place.runs / job.folder
     if job.kind == SUPERNET:

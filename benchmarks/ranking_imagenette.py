@@ -273,10 +273,11 @@ def free() -> None:
             rows += list(csv.DictReader(file))
     top1 = [float(row["accuracy"]) for row in rows]
     estimates = {name: [float(row[name]) for row in rows] for name in proxies() if name in rows[0]}
-    whole = fit_calibrated({name: estimates[name] for name in FREE}, top1)
-    assert whole.left_out is not None
     fitted = {name: estimates[name] for name in FREE}
-    estimates["calibrated, free scores alone"] = [left_out(fitted, top1, index) for index in range(len(rows))]
+    whole = fit_calibrated(fitted, top1)
+    assert whole.left_out is not None
+    calibrated = "calibrated, free scores alone"
+    estimates[calibrated] = [left_out(fitted, top1, index) for index in range(len(rows))]
     table = []
     for name, values in estimates.items():
         each = agreement(values, top1)
@@ -290,7 +291,7 @@ def free() -> None:
                 "regret_points": f"{100 * each.regret.value:.2f}",
             }
         )
-    apart = tau_difference(estimates["calibrated, free scores alone"], estimates["naswot"], top1)
+    apart = tau_difference(estimates[calibrated], estimates["naswot"], top1)
     write("free.csv", sorted(table, key=lambda row: -float(row["tau"])))
     print((OUT / "free.csv").read_text())
     print(f"{len(rows)} networks; calibrated over naswot {apart.value:.3f} ({apart.low:.3f} to {apart.high:.3f})")

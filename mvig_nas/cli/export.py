@@ -75,9 +75,9 @@ def export(
             raise click.UsageError("--jobs is of a FILE.jsonl.", ctx)
         _print_one(export_target(target, out, request), request, as_json)
         return
-    for name in _ONE_ONLY:
-        if is_given(ctx, name):
-            raise click.UsageError(f"--{name.replace('_', '-').replace('sizes', 'size')} is of a single package.", ctx)
+    for option in ctx.command.params:
+        if option.name in _ONE_ONLY and is_given(ctx, option.name):
+            raise click.UsageError(f"{option.opts[0]} is of a single package.", ctx)
     folder = out or Path(path.stem)
     try:
         with Bar("exporting", "packages", hidden=as_json) as bar:

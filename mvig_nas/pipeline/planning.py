@@ -19,9 +19,7 @@ _FINALIST_S = 8.0  # in which a training begins
 _FINALISTS_SHARE = 0.4  # of the time for trainings
 _ASHA_SHARE = 0.6  # of all epochs that are trained, as weak networks are stopped early
 _FINALISTS, _FEWEST_FINALISTS = 12, 3
-_FEWEST_HELD_OUT = (
-    1000  # images; with fewer, a top-1 is too uncertain to choose by (results/ranking, results/first_hour)
-)
+_FEWEST_HELD_OUT = 1000  # images; with fewer, choosing by top-1 costs more than it brings (results/ranking)
 _FINALIST_EPOCHS = (5, 30)
 _FEWEST_EPOCHS = 5
 _MIXING_FROM = 50  # epochs of the winner's training; results/first_hour has what it brings
@@ -69,9 +67,9 @@ class RunRequest:
         Annotated[
             int,
             about(
-                f"Most networks that are trained as finalists; 0 leaves them out. If left out, {_FINALISTS} where "
-                f"{HOLD_OUT:.0%} of the training images are at least {_FEWEST_HELD_OUT:,}, which they are measured on, "
-                "and none where they are fewer.",
+                f"Most networks that are trained as finalists; 0 leaves them out. If not given, {_FINALISTS}, but none "
+                f"where the {HOLD_OUT:.0%} of the training images that they are measured on are fewer than "
+                f"{_FEWEST_HELD_OUT:,}.",
                 ge=0,
             ),
         ]
