@@ -125,12 +125,19 @@ def rank(supernets: tuple[Path, ...], request: RankRequest, as_json: bool, execu
         )
     if as_json:
         agreements = {name: asdict(value) for name, value in ranking.agreements.items()}
-        print_json({"folder": str(request.folder), "agreement": agreements})
+        ceiling = None if ranking.ceiling is None else asdict(ranking.ceiling)
+        print_json({"folder": str(request.folder), "agreement": agreements, "seed_ceiling": ceiling})
         return
     say_skipped(request.folder)
     count = len(ranking.rows)
     click.echo(f"{count} architectures of {ranking.space}, each trained by itself {request.seeds} time(s):\n")
     print_markdown(markdown_table(ranking.agreements))
+    if ranking.ceiling is not None:
+        tau = ranking.ceiling
+        click.echo(
+            f"Two trainings of each network rank them with a tau of {tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]; "
+            "no estimate can be expected to do better."
+        )
     if ranking.left_out:
         click.echo(f"Left out, as they have no value for some architecture: {', '.join(ranking.left_out)}.")
     click.echo(f"\nTables and plots: {request.folder}")

@@ -3,7 +3,16 @@
 from typing import TYPE_CHECKING
 
 from mvig_nas.lazy import attributes_of
-from mvig_nas.ranking.agreement import Agreement, Interval, Ranked, agreement, agreements, partial_tau, tau_difference
+from mvig_nas.ranking.agreement import (
+    Agreement,
+    Interval,
+    Ranked,
+    agreement,
+    agreements,
+    partial_tau,
+    seed_ceiling,
+    tau_difference,
+)
 from mvig_nas.ranking.comparison import (
     Estimator,
     Ranking,
@@ -39,6 +48,7 @@ __all__ = [
     "rank",
     "rank_networks",
     "scatter_png",
+    "seed_ceiling",
     "stand_alone",
     "stratified",
     "tau_difference",

@@ -7,6 +7,7 @@ statistic below is arithmetic on counts of shape (B, n), and row 0 of ones is th
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,17 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class Ranked:
-    """An architecture trained alone: its accuracy (top-1, a fraction), and what each estimator said of it."""
+    """An architecture trained alone: its accuracy (top-1, a fraction), and what each estimator said of it.
+
+    `accuracies` are those of its trainings, in the order of their seeds, and `accuracy` is their mean.
+    """
 
     fingerprint: str
     latency_ms: float
     macs: int
     accuracy: float
     estimates: Mapping[str, float]
+    accuracies: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,36 @@ def tau_difference(
     first, second, accuracy = _columns({"scores": one, "other scores": other, "accuracies": accuracies})
     counts, truth = _counts(len(accuracy), coverage, resamples, seed), _signs(accuracy)
     return _interval(_tau(counts, _signs(first), truth) - _tau(counts, _signs(second), truth), coverage)
+
+
+def seed_ceiling(
+    accuracies: Sequence[Sequence[float]], *, coverage: float = 0.9, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Kendall's tau-b between two trainings of the same architectures, the mean over all pairs of seeds.
+
+    It is what training every architecture once more would reach as an estimate. Only one that knew the mean of many
+    trainings would be above it, by little. Architectures are resampled, each with all of its seeds.
+
+    Args:
+        accuracies: for each architecture those of its seeds, at least two, in one order of seeds.
+        coverage: of the interval.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        MvigNasError: fewer than two seeds, an architecture with fewer than the others, and as `agreement`.
+    """
+    numbers = sorted({len(own) for own in accuracies})
+    if len(numbers) > 1 or numbers < [2]:
+        given = " or ".join(map(str, numbers)) or "no architecture"
+        raise MvigNasError(
+            f"each architecture needs the same two or more seeds, got {given}: train it with the others'."
+        )
+    trainings = _columns(
+        {f"accuracies of training {at + 1}": own for at, own in enumerate(zip(*accuracies, strict=True))}
+    )
+    counts, signs = _counts(len(accuracies), coverage, resamples, seed), [_signs(training) for training in trainings]
+    return _interval(np.mean([_tau(counts, *pair) for pair in combinations(signs, 2)], axis=0), coverage)
 
 
 def _columns(columns: Mapping[str, Sequence[float]]) -> list[Array]:

@@ -22,7 +22,15 @@ from mvig_nas.errors import MvigNasError, closest
 from mvig_nas.files import csv_text, make_folder, read_json, save
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.plots import ACCENT, INK, MUTED, figure_axes, png
-from mvig_nas.ranking.agreement import Agreement, Interval, Ranked, agreement, agreements, tau_difference
+from mvig_nas.ranking.agreement import (
+    Agreement,
+    Interval,
+    Ranked,
+    agreement,
+    agreements,
+    seed_ceiling,
+    tau_difference,
+)
 from mvig_nas.recipes import Execution, Recipe
 from mvig_nas.shipped import DEFAULT_DEVICE
 from mvig_nas.values import about, check
@@ -106,7 +114,8 @@ class Ranking:
     """A finished ranking: its space, a row for each architecture, and the agreement of each estimate with accuracy.
 
     `left_out` names estimates that have no value for some architecture; `calibrated` is the score that was fitted to
-    the rows, None where they are too few.
+    the rows, None where they are too few; `ceiling` is the agreement of the trainings with each other (`seed_ceiling`),
+    None where each architecture was trained once.
     """
 
     space: str
@@ -114,6 +123,7 @@ class Ranking:
     agreements: Mapping[str, Agreement]
     left_out: tuple[str, ...]
     calibrated: "CalibratedFit | None" = None
+    ceiling: Interval | None = None
 
 
 def rank_networks(
@@ -180,7 +190,8 @@ def rank_networks(
     found = write_ranking(rows, architectures, folder, request.names[0])
     left_out = tuple(name for name in estimators if name not in found)
     loadable = dict(zip(request.names, (score.name for score in scored), strict=True)) | {"naswot": "naswot"}
-    return Ranking(space.name, tuple(rows), found, left_out, calibrate(rows, loadable, folder))
+    ceiling = seed_ceiling([row.accuracies for row in rows]) if request.seeds > 1 else None
+    return Ranking(space.name, tuple(rows), found, left_out, calibrate(rows, loadable, folder), ceiling)
 
 
 def calibrate(rows: Sequence[Ranked], loadable: Mapping[str, str], folder: Path) -> "CalibratedFit | None":
@@ -259,6 +270,7 @@ def rank(
             kernels.totals(kernels.of(architecture)).macs,
             sum(accuracies) / len(accuracies),
             {name: known[architecture.fingerprint] for name, known in usable.items()},
+            tuple(accuracies),
         )
         for (architecture, accuracies), latency_ms in zip(by_architecture.items(), latencies_ms, strict=True)
     ]

@@ -331,9 +331,12 @@ def test_train_search_and_rank_by_command(
     printed = capsys.readouterr().out
     assert "4 architectures of tiny" in printed
     assert len(list((out / "ranking" / "alone").glob("*/result.json"))) == 4
+    assert mvig_nas(*ranking, "--seeds", "2", "--no-proxies", monkeypatch=monkeypatch) == 0
+    assert "Two trainings of each network rank them with a tau of" in capsys.readouterr().out
     assert mvig_nas(*ranking, "--json", monkeypatch=monkeypatch) == 0
-    found = json.loads(capsys.readouterr().out)["agreement"]
-    assert set(found) >= {"supernet", "log_macs", "zico"}
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["agreement"]) >= {"supernet", "log_macs", "zico"}
+    assert found["seed_ceiling"] is None
 
 
 def test_a_training_is_resumed_by_its_folder_alone(

@@ -24,6 +24,7 @@ from mvig_nas.ranking import (
     markdown_table,
     partial_tau,
     scatter_png,
+    seed_ceiling,
     tau_difference,
     taus_png,
 )
@@ -375,6 +376,22 @@ def test_a_plot_refuses_an_unknown_estimate() -> None:
         scatter_png(ranked(), estimate_label="supernets")
     with pytest.raises(MvigNasError, match="at least 4 architectures, got 0"):
         scatter_png([], estimate_label="supernet")
+
+
+def test_the_ceiling_is_the_tau_of_the_seeds_with_each_other() -> None:
+    first, second, third = (tuple(related(12, noise=0.05, seed=seed)[0]) for seed in (1, 2, 3))
+    two = seed_ceiling(list(zip(first, second, strict=True)))
+    assert two == agreement(first, second).kendall_tau
+    pairs = [(first, second), (first, third), (second, third)]
+    of_all = seed_ceiling(list(zip(first, second, third, strict=True)))
+    assert of_all.value == pytest.approx(np.mean([kendalltau(*pair).statistic for pair in pairs]))
+    assert of_all.low < of_all.value < of_all.high
+
+
+@pytest.mark.parametrize("accuracies", [[], [(0.5,)] * 4, [(0.5, 0.6)] * 3 + [(0.5,)]])
+def test_a_ceiling_needs_the_same_seeds_of_each(accuracies: list[tuple[float, ...]]) -> None:
+    with pytest.raises(MvigNasError, match="the same two or more seeds, got"):
+        seed_ceiling(accuracies)
 
 
 def test_a_difference_of_taus_is_resampled_in_pairs() -> None:
