@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.image_data import hold_out, read_split
@@ -85,6 +86,15 @@ def test_processes_that_die_cost_nothing_but_time(tmp_path: Path, caplog: pytest
     assert {each: value for each, value in found.items() if value[0]} == values(
         list(LocalEvaluator(WidthScore())([each for each in asked if each.fingerprint not in reasons], never))
     )
+
+
+def test_the_costliest_are_computed_first() -> None:
+    asked = architectures(8)
+    with ProcessEvaluator(WidthScore(), 1) as evaluator:
+        found = [outcome.architecture for outcome in evaluator(asked, never)]
+    macs = [kernels.totals(kernels.of(each)).macs for each in found]
+    assert macs == sorted(macs, reverse=True)
+    assert set(found) == set(asked)
 
 
 def test_a_bug_of_the_score_is_raised_here(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Self
 
+from mvig_nas import kernels
 from mvig_nas.architecture import Architecture
 from mvig_nas.errors import MvigNasError
 from mvig_nas.futures import begin_worker
@@ -104,8 +105,8 @@ class ProcessEvaluator:
             self._dismiss(worker)
 
     def __call__(self, architectures: Sequence[Architecture], is_over: Callable[[], bool]) -> Generator[Outcome]:
-        """As `Evaluator`."""
-        queue, deaths = deque(architectures), dict.fromkeys(architectures, 0)
+        """As `Evaluator`; the costliest come first, so that none of them is waited for at the end."""
+        queue, deaths = deque(sorted(architectures, key=_macs, reverse=True)), dict.fromkeys(architectures, 0)
         try:
             while True:
                 if queue and is_over():
@@ -204,6 +205,10 @@ def _work(pipe: Connection, pickled: bytes) -> None:
             pipe.send(_Failure(error))
         except (TypeError, AttributeError, pickle.PicklingError):
             pipe.send(_Failure(RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _macs(architecture: Architecture) -> int:
+    return kernels.totals(kernels.of(architecture)).macs
 
 
 def _cause(exit_code: int | None) -> str:
