@@ -13,17 +13,15 @@ from mvig_nas.ranking.agreement import (
     seed_ceiling,
     tau_difference,
 )
+from mvig_nas.ranking.agreement_figures import markdown_table, scatter_png, taus_png
 from mvig_nas.ranking.comparison import (
     Estimator,
     Ranking,
     RankRequest,
     calibrate,
-    markdown_table,
     proxies,
     rank,
     rank_networks,
-    scatter_png,
-    taus_png,
     write_ranking,
 )
 
