@@ -174,7 +174,7 @@ def _option(field: _Field) -> Decorator:
         "title": field.title,
         "help": meta.description if meta is not None else None,
         "default": field.default,
-        "show_default": field.default is not None and field.default is not False,
+        "show_default": field.default is not None and field.default not in (False, ()),
         "metavar": extra.get("metavar"),
         "required": field.is_required,
     }
@@ -186,6 +186,7 @@ def _option(field: _Field) -> Decorator:
     if kind is bool:
         return click.option(*_switch(flags), field.name, **settings)
     settings["type"], settings["nargs"] = _type(kind, meta, unit)
+    settings["multiple"] = Ellipsis in get_args(kind)
     if kind is str and field.name in NAMES:
         settings["type"] = Name(field.name)
         settings["help"] = settings["type"].help(settings["help"] or "")
@@ -200,12 +201,11 @@ def _switch(flags: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _type(kind: Any, meta: Any, unit: str | None) -> tuple[Any, int]:
-    """click's type, and how many words it takes."""
+    """click's type, and how many words it takes; one of a tuple of any length, which is given several times."""
     if get_origin(kind) is tuple:
         inner = get_args(kind)
-        if Ellipsis in inner:
-            raise TypeError(f"a tuple of any length is no option: {kind}")
-        return _type(values.type_of(inner[0]), values.meta_of(inner[0]), unit)[0], len(inner)
+        words = 1 if Ellipsis in inner else len(inner)
+        return _type(values.type_of(inner[0]), values.meta_of(inner[0]), unit)[0], words
     if unit is not None:
         return Quantity(unit), 1
     if get_origin(kind) is Literal:

@@ -44,6 +44,14 @@ class AblateRequest:
         bool,
         about("Train the cells, where the experiment has a plan for it.", flags=("--accuracy/--no-accuracy",)),
     ] = True
+    only_cells: Annotated[
+        tuple[str, ...],
+        about(
+            "Run the reference and the cells whose names hold this text, and no others; may be given several times.",
+            flags=("--cell",),
+            metavar="TEXT",
+        ),
+    ] = ()
     host: Annotated[bool, about("Measure the cells' latency on this computer's CPU.", flags=("--host/--no-host",))] = (
         True
     )

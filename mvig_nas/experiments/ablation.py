@@ -211,7 +211,9 @@ def prepare(request: AblateRequest) -> Prepared:
         scores.load(experiment.fronts.score)
         check_attainable(experiment.fronts, request.device_name)
     dense = dense_cells(experiment.dense, latency) if experiment.dense is not None and request.accuracy else ()
-    return Prepared(matched_cells(experiment, cells_of(experiment), latency), latency, training, dense)
+    return Prepared(
+        matched_cells(experiment, cells_of(experiment, request.only_cells), latency), latency, training, dense
+    )
 
 
 def ablate(

@@ -7,7 +7,7 @@ several. `docs/experiments.md` shows a file.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -267,15 +267,29 @@ def experiment_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (shipped.folder("search_spaces") / _FOLDER).glob("*.toml")))
 
 
-def cells_of(experiment: Experiment) -> tuple[Cell, ...]:
+def cells_of(experiment: Experiment, only: Sequence[str] = ()) -> tuple[Cell, ...]:
     """The cells of an experiment, before they are matched.
+
+    Args:
+        experiment: whose grid it is.
+        only: texts of which a cell's name must hold one, unless it is the reference; all cells if there are none.
 
     Raises:
         MvigNasError: a cell is no valid architecture, or lies outside the experiment's space; the message names it.
+            Or one of the texts is in no name.
     """
     space = None if experiment.space is None else SearchSpace.load(experiment.space)
+    names = experiment.cell_names
+    for text in only:
+        if not any(text in name for name in names):
+            raise MvigNasError(
+                f"--cell must be text that a cell's name holds, got {text!r}; the cells of {experiment.name!r} are "
+                f"{', '.join(map(repr, names)) or 'none'}."
+            )
     cells = []
-    for name in experiment.cell_names:
+    for name in names:
+        if only and name != experiment.reference_name and not any(text in name for text in only):
+            continue
         try:
             architecture = changed_architecture(experiment.base, experiment.changes_of(name))
             if space is not None:

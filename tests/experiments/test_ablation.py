@@ -143,6 +143,18 @@ def test_without_images_there_are_costs_alone(file: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_some_of_the_cells(file: Path) -> None:
+    planned = run(file, "--no-accuracy", "--dry-run", "--cell", "gel")  # 'relu6' is the reference
+    assert "2 cells of trial" in planned
+    planned = run(file, "--no-accuracy", "--dry-run", "--cell", "relu6")
+    assert "1 cells of trial" in planned
+    refused = CliRunner().invoke(cli, ["ablate", str(file), "--no-accuracy", "--cell", "gelu", "--cell", "tanh"])
+    assert "must be text that a cell's name holds, got 'tanh'; the cells of 'trial' are 'relu6', 'gelu'" in str(
+        refused.exception
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_resumed_run_needs_its_folder(file: Path) -> None:
     refused = CliRunner().invoke(cli, ["ablate", str(file), "--no-accuracy", "--resume"])
     assert refused.exit_code == 2
