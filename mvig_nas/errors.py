@@ -17,6 +17,10 @@ class MvigNasError(Exception):
         return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} [...] {text[-290:]}"
 
 
+class StorageError(MvigNasError):
+    """A file cannot be written, which is no fault of what was computed: once there is room, it can go on."""
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for names near `name`, else the list of the known ones; for the end of a message."""
     known = sorted(known)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from zipfile import ZipFile
 
-from mvig_nas.errors import MvigNasError
+from mvig_nas.errors import MvigNasError, StorageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -189,12 +189,12 @@ def save(path: Path, content: str | bytes) -> None:
     """`write_whole`, of UTF-8 where it is text, for a file that a user named.
 
     Raises:
-        MvigNasError: the folder is missing, read-only or full.
+        StorageError: the folder is missing, read-only or full.
     """
     try:
         write_whole(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise MvigNasError(
+        raise StorageError(
             f"{path} must be writable, got {error.strerror!r}; take another place or make room."
         ) from error
 
@@ -259,12 +259,12 @@ def make_folder(folder: Path) -> None:
     """A folder that a user named, with those above it; one that is there stays as it is.
 
     Raises:
-        MvigNasError: it cannot be made.
+        StorageError: it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MvigNasError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
+        raise StorageError(f"{folder} must be writable, got {error.strerror!r}; take another place.") from error
 
 
 @contextmanager

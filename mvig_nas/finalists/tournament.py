@@ -29,9 +29,6 @@ from mvig_nas.search.evaluators.tune_trainings import TrainingProgress, train_al
 from mvig_nas.search.study import Study
 
 LOCK, CHOSEN = "lock", "chosen.json"
-_REDUCTION = 2  # of two trainings that have come to a rung, the better one goes on
-_FIRST_RUNG = 4  # the first rung is at this part of all epochs
-_RESTARTS = 3
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from mvig_nas.errors import MvigNasError
+from mvig_nas.errors import StorageError
 from mvig_nas.files import append, require_regular, save
 
 FILE, VALIDATION = "log.csv", "validation.csv"
@@ -126,7 +126,7 @@ def _writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MvigNasError(
+        raise StorageError(
             f"{path} must be writable, got {error.strerror!r}; take another place or make room."
         ) from error
 

@@ -17,9 +17,10 @@ from mvig_nas.budget import Budget
 from mvig_nas.errors import MvigNasError
 from mvig_nas.files import claim
 from mvig_nas.finalists import FinalistsRequest, hold
+from mvig_nas.finalists.choosing import choose
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.scores import load
-from mvig_nas.search import search
+from mvig_nas.search import Study, search
 from mvig_nas.search.evaluators.resources import Resources
 from mvig_nas.search.evaluators.tune_trainings import TrainingProgress
 from tests.images import write_images
@@ -105,6 +106,23 @@ hold(request, Resources(trainings=1, in_memory=True), resume=int(moment) > 1, on
     for text in curves(request.run / "finalists").values():
         epochs = [json.loads(line)["epoch"] for line in text.splitlines()]
         assert epochs == list(range(1, len(epochs) + 1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_that_cannot_write_ends_the_run(request_: FinalistsRequest, tmp_path: Path) -> None:
+    request = copied(request_, tmp_path)
+    chosen = choose(Study.load(request.run), 3)
+    in_the_way = [request.run / "finalists" / each.fingerprint / "result.json" for each in chosen]
+    for path in in_the_way:  # as no disk can be filled here
+        path.mkdir(parents=True)
+    told = r"but: .*result\.json must be writable, got 'Is a directory'; .* What is trained is kept: resume"
+    with pytest.raises(MvigNasError, match=told):
+        hold(request, ONE)
+    assert not (request.run / "finalists" / "winner.json").exists()
+    for path in in_the_way:
+        path.rmdir()
+    found = hold(request, ONE, resume=True)
+    assert {row.state for row in found.rows} <= {"finished", "stopped"}
 
 
 def test_what_is_refused(request_: FinalistsRequest, tmp_path: Path) -> None:

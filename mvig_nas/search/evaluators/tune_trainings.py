@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler
 
 from mvig_nas.architecture import Architecture
-from mvig_nas.errors import MvigNasError
+from mvig_nas.errors import MvigNasError, StorageError
 from mvig_nas.search.contracts import Outcome
 from mvig_nas.search.evaluators.ray_cluster import connected, line, room
 from mvig_nas.search.evaluators.resources import Resources
@@ -28,6 +28,8 @@ from mvig_nas.search.evaluators.short_training import Trainings, read_reports, t
 _REDUCTION = 2  # of two trainings that have come to a rung, the better one goes on
 _FIRST_RUNG = 4  # the first rung is at this part of all epochs
 _RESTARTS = 3
+_OURS = f"{MvigNasError.__module__}."
+_OF_DISKS = {f"{_OURS}{StorageError.__name__}", OSError.__name__}
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def train_all(
         How the trainings ended, by fingerprint.
 
     Raises:
-        MvigNasError: Ray does not start, or gives up.
+        MvigNasError: Ray does not start, or gives up; or a training could not write its files, which would make it the
+            loser of a comparison that it took no part in.
     """
     epochs = trainings.recipe.epochs
     need = {"CPU": resources.cpus, "GPU": resources.gpus}
@@ -109,7 +112,7 @@ def train_all(
         if result.config:
             fingerprint = Architecture.from_json(result.config["architecture"]).fingerprint
             seconds = float((result.metrics or {}).get("time_total_s", 0.0))
-            ends[fingerprint] = TrainingEnd(seconds, None if result.error is None else line(_last_line(result.error)))
+            ends[fingerprint] = TrainingEnd(seconds, None if result.error is None else _failure(result.error))
     return ends
 
 
@@ -138,10 +141,17 @@ def _scheduler(epochs: int, earlier: Mapping[str, Sequence[Mapping[str, Any]]]) 
     return asha  # type: ignore[no-any-return]
 
 
-def _last_line(error: BaseException) -> str:
-    """What was raised in the worker, without its traceback."""
-    lines = [each for each in str(error).splitlines() if each.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _failure(error: BaseException) -> str:
+    """What was raised in the worker, in one line.
+
+    Raises:
+        MvigNasError: its files could not be written, on a full disk for example.
+    """
+    lines = [each for each in str(error).splitlines() if each.strip()] or [type(error).__name__]
+    name, _, message = lines[-1].partition(": ")  # as the end of a traceback
+    if name in _OF_DISKS:
+        raise MvigNasError(f"networks must be trained by Ray, but: {line(message)} What is trained is kept: resume.")
+    return line(message if name.startswith(_OURS) else lines[-1])
 
 
 class _Shown(tune.Callback):
