@@ -61,6 +61,9 @@ RECIPES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "logits-kl": ({}, {"kind": "logits", "share": 0.5, "temperature": 2.0}),
     # the correlations weigh twice what the labels do in arXiv 2205.10536
     "logits-dist": ({}, {"kind": "logits", "loss": "dist", "share": 0.67, "temperature": 1.0}),
+    # at a higher temperature the many unlikely classes count as well; DIST is then weighted by its square
+    "dist-t4": ({}, {"kind": "logits", "loss": "dist", "share": 0.67, "temperature": 4.0}),
+    "dist-t2z": ({}, {"kind": "logits", "loss": "dist", "share": 0.67, "temperature": 2.0, "standardised": True}),
     # nine times in arXiv 2403.01427
     "standardised": ({}, {"kind": "logits", "standardised": True, "share": 0.9, "temperature": 2.0}),
     "patient": (

@@ -316,20 +316,22 @@ def list_jobs(path: Path, data: Path, networks: int) -> None:
     ) -> list[Job]:
         return [Job(RANKED, folder, chosen[index], seed, epochs, data=data) for index in order]
 
-    def taught(network: str, share: float, seeds: Sequence[int], recipes: Sequence[str]) -> list[Job]:
+    def taught(network: str, share: float, seeds: Sequence[int], recipes: Sequence[str], longer: int = 1) -> list[Job]:
+        epochs = longer * SHARES[share]
         return [
-            Job(TAUGHT, "distillation", epochs=SHARES[share], seed=seed, share=share, recipe=recipe, network=network)
+            Job(TAUGHT, "distillation", epochs=epochs, seed=seed, share=share, recipe=recipe, network=network)
             for seed in seeds
             for recipe in recipes
         ]
 
-    kinds = ("labels", "logits-dist", "logits-kl", "standardised", "soft", "hard")
+    kinds = ("labels", "dist-t4", "dist-t2z", "logits-dist", "logits-kl", "standardised", "soft", "hard")
     jobs = [
+        *taught(distillation.TI, 1.0, (0, 1), kinds[:2], distillation.LONGER),
+        *taught(distillation.TI, 1.0, (0, 1), kinds[1:3]),
         Job(SUPERNET, "ranking/sandwich-kl", epochs=ranking_imagenette.SUPERNET_EPOCHS),
-        *taught(distillation.TI, 1.0, (0, 1), kinds[:4]),
+        *ranking(1),
         *ranking(0),
         *experiment_jobs("operators", EXPERIMENTS["operators"], data),
-        *ranking(1),
         *ranking(2, 2, "ranking/two-epochs"),
         *taught(distillation.SMALL, 0.1, (0, 1, 2), kinds),
         *taught(distillation.SMALL, 0.25, (0, 1, 2), kinds),
