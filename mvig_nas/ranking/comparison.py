@@ -8,14 +8,13 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mvig_nas import kernels, scores, values
 from mvig_nas.architecture import Architecture
-from mvig_nas.errors import MvigNasError
+from mvig_nas.errors import MvigNasError, StorageError
 from mvig_nas.files import csv_text, make_folder, read_json, save
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.ranking.agreement import (
@@ -221,6 +220,9 @@ def rank(
         latency: predicts milliseconds.
         folder: where estimates are kept, in `estimates.json`.
         on_estimate: called with an estimator's name and the number of architectures before each estimate.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
     by_architecture: dict[Architecture, list[float]] = defaultdict(list)
     for result in results:
@@ -235,14 +237,18 @@ def rank(
     usable: dict[str, dict[str, float]] = {}
     for name, estimator in estimators.items():
         known = kept.setdefault(f"{name}: {getattr(estimator, 'name', '')}", {})
-        with suppress(MvigNasError):
+        try:
             for done, architecture in enumerate(architectures):
                 if architecture.fingerprint not in known:
                     if on_estimate is not None:
                         on_estimate(name, done)
                     known[architecture.fingerprint] = float(estimator(architecture))
                     save(path, json.dumps(kept, indent=1))
-            usable[name] = known
+        except StorageError:
+            raise
+        except MvigNasError:
+            continue
+        usable[name] = known
     latencies_ms = latency.predict_ms(architectures).tolist()
     return [
         Ranked(

@@ -20,7 +20,7 @@ from mvig_nas import recipes, scores, values
 from mvig_nas.architecture import Architecture, preset
 from mvig_nas.budget import Budget
 from mvig_nas.cli import main
-from mvig_nas.errors import MvigNasError
+from mvig_nas.errors import MvigNasError, StorageError
 from mvig_nas.image_data import EvaluationImages, hold_out, read_split
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.network import build
@@ -280,6 +280,8 @@ def test_rank_keeps_estimates_and_leaves_out_what_has_none(tmp_path: Path) -> No
     for name in ("estimate_against_accuracy.png", "kendall_tau.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
+    with pytest.raises(StorageError, match="must be writable"):  # no fault of the estimator
+        rank(results, estimators, latency, tmp_path / "missing")
     (tmp_path / "estimates.json").write_text("{")
     with pytest.raises(MvigNasError, match=r"must be readable JSON, .* remove it, and the estimates are made again"):
         rank(results, estimators, latency, tmp_path)
