@@ -83,19 +83,48 @@ class RunRequest:
             "given, the first of them is named and refused. Of a folder of classes they are always left out."
         ),
     ] = False
+    teacher: (
+        Annotated[
+            str,
+            about(
+                "Trained network that the winner learns from besides the labels, which pays where images are few: one "
+                "of timm's, e.g. tf_efficientnet_lite0.in1k, or the folder of a fine-tuned one. None if left out.",
+                metavar="NAME|FOLDER",
+            ),
+        ]
+        | None
+    ) = None
+    teacher_checkpoint: (
+        Annotated[Path, about("Weights of the teacher; timm downloads them if this is not given.", metavar="FILE")]
+        | None
+    ) = None
     seed: Annotated[int, about("Seed of every step.", ge=0)] = 0
 
     def __post_init__(self) -> None:
         check(self)
+        if self.teacher is None and self.teacher_checkpoint is not None:
+            raise MvigNasError(
+                f"`--teacher-checkpoint` must come with a teacher, got {self.teacher_checkpoint} alone; name the "
+                "network by `--teacher`."
+            )
+        # a resumed run may be started in another folder
+        if self.teacher is not None and Path(self.teacher).is_dir():
+            object.__setattr__(self, "teacher", str(Path(self.teacher).absolute()))
+        if self.teacher_checkpoint is not None:
+            object.__setattr__(self, "teacher_checkpoint", self.teacher_checkpoint.absolute())
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Training images per second, measured on this machine on a network of medium size, and what computed them."""
+    """Training images per second, measured on this machine on a network of medium size, and what computed them.
+
+    `taught` counts those of a training that also asks the teacher, where there is one.
+    """
 
     images_per_second: Annotated[float, about("Training images per second.", gt=0)]
     resolution: Annotated[int, about("Side of the images in pixels.", ge=1)]
     torch_device: str
+    taught: Annotated[float, about("Training images per second with the teacher.", gt=0)] | None = None
 
     @property
     def is_gpu(self) -> bool:
@@ -116,6 +145,7 @@ class RunPlan:
         speed: the measured speed that the plan rests on.
         seconds: expected duration of every step, by its name.
         why_none: why there are no finalists; empty where there are some.
+        teacher: that the winner learns from; None for the labels alone.
     """
 
     space: str
@@ -127,6 +157,7 @@ class RunPlan:
     speed: Speed
     seconds: dict[str, float]
     why_none: str = ""
+    teacher: str | None = None
 
     @property
     def finalists_told(self) -> str:
@@ -143,7 +174,8 @@ class RunPlan:
     @property
     def training(self) -> str:
         """The winner's training, in words."""
-        return f"{self.epochs} epochs{', Mixup and CutMix' if self.is_mixing else ''}, no teacher"
+        taught = "no teacher" if self.teacher is None else f"taught by {self.teacher}"
+        return f"{self.epochs} epochs{', Mixup and CutMix' if self.is_mixing else ''}, {taught}"
 
     @property
     def total_seconds(self) -> float:
@@ -169,8 +201,9 @@ def make_plan(request: RunRequest, space: str, images: int, speed: Speed) -> Run
     """
     search_s = _EVALUATIONS * _SCORE_S
     left_s = 3600 * request.hours - search_s - _SPARE_S
-    epoch_s = _PASSES * images / speed.images_per_second
-    finalist_epoch_s = (1 - HOLD_OUT) * epoch_s * _ASHA_SHARE
+    rate = speed.taught or speed.images_per_second
+    epoch_s = _PASSES * images / rate
+    finalist_epoch_s = (1 - HOLD_OUT) * _PASSES * images / speed.images_per_second * _ASHA_SHARE
     fewest, most = (min(epochs, request.max_epochs) for epochs in _FINALIST_EPOCHS)
     count, epochs = 0, 0
     asked, why_none = _finalists_of(request, images)
@@ -186,7 +219,7 @@ def make_plan(request: RunRequest, space: str, images: int, speed: Speed) -> Run
         needed = math.ceil(1000 * (search_s + _SPARE_S + shortest * epoch_s) / 3600) / 1000  # advice that holds
         raise MvigNasError(
             f"a run must have time for a search, {shortest} epochs of {images:,} images and an export, which take "
-            f"{needed:,.3f} hours at the {speed.images_per_second:.0f} images a second of this machine, got --hours "
+            f"{needed:,.3f} hours at the {rate:.0f} images a second of this machine, got --hours "
             f"{request.hours:g}; give more hours, or fewer images."
         )
     return RunPlan(
@@ -204,6 +237,7 @@ def make_plan(request: RunRequest, space: str, images: int, speed: Speed) -> Run
             "export": _SPARE_S,
         },
         why_none=why_none,
+        teacher=request.teacher,
     )
 
 

@@ -22,10 +22,10 @@ from mvig_nas.errors import MvigNasError
 from mvig_nas.files import read_json, save
 from mvig_nas.finalists import FinalistsRequest, hold
 from mvig_nas.finalists.request import FOLDER as FINALISTS
-from mvig_nas.image_data import is_split, link_usable, read_split, skipped_line, split_images
+from mvig_nas.image_data import Preprocessing, is_split, link_usable, read_split, skipped_line, split_images
 from mvig_nas.latency import ArchitectureLatency
 from mvig_nas.pipeline.planning import HOLD_OUT, RunPlan, RunRequest, Speed, make_plan
-from mvig_nas.recipes import Execution, Plan, short_recipe
+from mvig_nas.recipes import Execution, Plan, Sources, load_plan, short_recipe
 from mvig_nas.report import preset_rows, write_report
 from mvig_nas.report.run_report import run_page
 from mvig_nas.search.evaluators.resources import Resources
@@ -36,13 +36,16 @@ from mvig_nas.standard_error import standard_error
 from mvig_nas.training import RetrainRequest, StopTraining, retrain, train_alone
 from mvig_nas.training.checkpoint import FILE as CHECKPOINT
 from mvig_nas.training.model_folder import CONFIG, SUBFOLDER, read_model
+from mvig_nas.training.teacher import Teacher, load_teacher
 
 COMMAND = "run"
 PLAN, SUMMARY = "plan.json", "summary.json"
 IMAGES, SEARCH, TRAINED = "images", "search", "trained"
 _RECIPE = "short"
 _MIXUP, _CUTMIX = 0.2, 1.0
-_TIMED_STEPS = 8
+_TIMED_STEPS, _TIMED_ANSWERS, _TIMED_IMAGES = 8, 3, 32
+_TAUGHT_AS = "small-data"  # the plan whose distillation is taken
+_TEACHER_SIDE = 128  # pixels; what results/distillation was made with
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,14 @@ def prepare(request: RunRequest, folder: Path, *, on_step: OnStep | None = None)
     space_name = request.space or ("mobilevig" if gpu else "micro")
     space = SearchSpace.load(space_name)
     ArchitectureLatency.load(request.device)
+    middle = space.decode({name: choices[len(choices) // 2] for name, choices in space.choices.items()})
+    teacher = _teacher(request, middle.resolution, "cuda" if gpu else "cpu")
     data = _split(request, folder, told)
     images = read_split(data, "train")
     told(StepShown("timing", 0, 1, "which tells how long all will take", "some training steps"))
-    speed = _speed(space, images, gpu)
+    speed = _speed(middle, images, gpu)
+    if teacher is not None:
+        speed = replace(speed, taught=_taught_rate(teacher, speed))
     plan = make_plan(request, space_name, len(images), speed)
     save(folder / PLAN, json.dumps(values.plain(plan), indent=1) + "\n")
     return plan
@@ -169,9 +176,8 @@ def _split(request: RunRequest, folder: Path, told: OnStep) -> Path:
     return made.folder
 
 
-def _speed(space: SearchSpace, images: Any, gpu: bool) -> Speed:
-    """The training speed of the space's middle architecture, after the first steps, which are slower."""
-    middle = space.decode({name: choices[len(choices) // 2] for name, choices in space.choices.items()})
+def _speed(middle: Architecture, images: Any, gpu: bool) -> Speed:
+    """The training speed of a space's middle architecture, after the first steps, which are slower."""
     execution = Execution(
         torch_device="auto" if gpu else "cpu", channels_last=True, stop_after=_TIMED_STEPS, validate_every=0
     )
@@ -190,6 +196,36 @@ def _speed(space: SearchSpace, images: Any, gpu: bool) -> Speed:
     timed = ended[1:]
     rate = (len(timed) - 1) * recipe.batch_size / (timed[-1] - timed[0]) if len(timed) > 1 else 1.0
     return Speed(rate, middle.resolution, "cuda" if gpu else "cpu")
+
+
+def _teacher(request: RunRequest, resolution: int, device: str) -> Teacher | None:
+    """The request's teacher, if it names one, for images of a side in pixels."""
+    if request.teacher is None:
+        return None
+    return load_teacher(
+        request.teacher,
+        None,
+        Preprocessing(),
+        checkpoint=request.teacher_checkpoint,
+        resolution=_seen_by_teacher(resolution),
+        device=device,
+    )
+
+
+def _taught_rate(teacher: Teacher, speed: Speed) -> float:
+    """Training images per second where a teacher is asked about each of them."""
+    images = torch.zeros(_TIMED_IMAGES, 3, speed.resolution, speed.resolution, device=speed.torch_device)
+    seconds = []
+    for _ in range(_TIMED_ANSWERS):
+        began = time.monotonic()
+        teacher(images).cpu()  # waits for a GPU
+        seconds.append(time.monotonic() - began)
+    return 1 / (1 / speed.images_per_second + min(seconds) / _TIMED_IMAGES)
+
+
+def _seen_by_teacher(resolution: int) -> int:
+    """Side in pixels at which a teacher sees images of a side; small ones are enlarged for it."""
+    return max(_TEACHER_SIDE, resolution)
 
 
 @dataclass(frozen=True)
@@ -267,11 +303,17 @@ class _Steps:
         if self.plan.is_mixing:
             recipe = replace(recipe, mixup=_MIXUP, cutmix=_CUTMIX)
         resume = (own / CHECKPOINT).is_file()
+        architecture, plan, sources = Architecture.load(str(winner)), Plan(recipe), Sources()
+        if self.request.teacher is not None:
+            taught_as = load_plan(_TAUGHT_AS).distillation
+            plan = replace(plan, teacher=self.request.teacher, distillation=taught_as)
+            sources = Sources(self.request.teacher_checkpoint, _seen_by_teacher(architecture.resolution))
         asked = RetrainRequest(
-            Architecture.load(str(winner)),
+            architecture,
             self.data,
-            Plan(recipe),
-            execution=Execution(
+            plan,
+            sources,
+            Execution(
                 torch_device="auto" if self.plan.speed.is_gpu else "cpu",
                 channels_last=True,
                 in_memory=True,

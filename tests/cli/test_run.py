@@ -15,6 +15,7 @@ from mvig_nas.cli import cli
 from mvig_nas.coreml.package import content_sha256
 from tests.images import write_images
 from tests.strategies import REPOSITORY
+from tests.training.test_teacher import TINY, saved
 
 SHORT = ("--latency-budget", "0.42ms", "--hours", "1", "--finalists", "3", "--max-epochs", "2")
 
@@ -34,10 +35,12 @@ def program(*arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.filterwarnings("ignore")
 def test_from_images_to_a_package_killed_and_resumed(images: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
-    with program("run", str(images), *SHORT, "--out", str(whole)) as done:
+    taught = ("--teacher", TINY, "--teacher-checkpoint", str(saved(tmp_path, classes=1000)[0]))
+    with program("run", str(images), *SHORT, *taught, "--out", str(whole)) as done:
         shown, said = done.communicate(timeout=600)
     assert done.returncode == 0, said
     assert "finalists" in shown
+    assert f"2 epochs, taught by {TINY}" in shown
     assert "Top-1:" in shown
     assert "not measured" in shown
     assert f"Package: {whole / 'fruit.mlpackage'}" in shown
@@ -45,12 +48,14 @@ def test_from_images_to_a_package_killed_and_resumed(images: Path, tmp_path: Pat
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["classes"] == ["class_0", "class_1", "class_2"]
     assert summary["val_images"] == 9
+    asked = json.loads((whole / "trained" / "run.json").read_text())
+    assert TINY in json.dumps(asked)
 
     killed = tmp_path / "killed"
     waiting_for = ("search/run.json", "search/finalists/chosen.json", "trained/run.json")
     for number, name in enumerate(waiting_for):
         again = ("--resume",) if number else ()
-        with program("run", str(images), *SHORT, "--out", str(killed), *again) as process:
+        with program("run", str(images), *SHORT, *taught, "--out", str(killed), *again) as process:
             until = time.monotonic() + 300
             while not (killed / name).is_file() and process.poll() is None and time.monotonic() < until:
                 time.sleep(0.05)
@@ -95,6 +100,8 @@ def test_what_cannot_be_run_is_told_before_anything_is_written(images: Path, tmp
     for arguments, says in (
         (("--latency-budget", "1.0ms", "--space", "odd"), "no search space is called 'odd'"),
         (("--latency-budget", "1.0ms", "--device", "odd"), "no device is called 'odd'"),
+        (("--latency-budget", "1.0ms", "--teacher", "odd"), "'odd'"),
+        (("--latency-budget", "1.0ms", "--teacher-checkpoint", "w.pth"), "must come with a teacher, got w.pth alone"),
     ):
         done = CliRunner().invoke(cli, ["run", str(images), *arguments, "--out", str(tmp_path / "run")])
         assert done.exit_code == 1

@@ -35,6 +35,16 @@ def test_more_time_or_speed_means_more_epochs() -> None:
     assert plan(0.4, 8000, 300).finalists < plan(2, 8000, 300).finalists
 
 
+def test_a_teacher_slows_the_winner_alone() -> None:
+    asked = RunRequest(Path("images"), 1.0, hours=1, finalists=12, teacher="wise")
+    alone, taught = (make_plan(asked, "micro", 8000, Speed(300, 64, "cpu", taught)) for taught in (None, 150))
+    assert taught.finalist_epochs == alone.finalist_epochs
+    assert taught.seconds["finalists"] == alone.seconds["finalists"]
+    assert 0.45 * alone.epochs <= taught.epochs <= 0.55 * alone.epochs
+    assert taught.training.endswith("taught by wise")
+    assert taught.total_seconds <= 3600
+
+
 def test_images_are_mixed_where_the_winner_sees_them_often() -> None:
     often, seldom = plan(0.5, 640, 107), plan(0.5, 8000, 150)
     assert often.is_mixing

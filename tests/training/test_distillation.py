@@ -387,7 +387,7 @@ class TestPlans:
 
     def test_small_data_learns_from_both(self) -> None:
         plan = load_plan("small-data")
-        assert plan.distillation == Distillation("logits", 0.67, 1.0, "dist", full_detail=True)
+        assert plan.distillation == Distillation("logits", 0.67, 2.0, "dist", standardised=True)
         assert plan.teacher is not None
 
     @pytest.mark.parametrize("name", ["patient", "small-data"])
