@@ -46,6 +46,7 @@ WINNER = ROOT / "results" / "retrain_imagenette" / "winner.json"
 TEACHER = "tf_efficientnet_lite0"
 LABELS = "labels"
 TRAININGS = "trainings.csv"
+READING = "\n## What the figures say\n"
 MODEL = Path("model", "config.json")  # in a run folder, once its training is done
 SMALL, TI, FOUND = "micro-largest", "mobilevig_ti-96px", "winner-96px"
 LONGER = 4  # times the epochs
@@ -214,13 +215,15 @@ class Evidence:
         return tuple(sorted(known, key=known.__getitem__, reverse=True)[:count])
 
     def write(self) -> None:
-        """summary.json and README.md."""
+        """trainings.csv, summary.json and README.md, whose last part, `READING`, is written by hand and stays."""
         rows = list(self._rows())
         self.settings.out.mkdir(parents=True, exist_ok=True)
         trainings = sorted(list(row.values()) for row in self.rows)
         save(self.settings.out / TRAININGS, csv_text([list(self.rows[0]), *trainings]))
         save(self.settings.out / "summary.json", json.dumps(rows, indent=1) + "\n")
-        save(self.settings.out / "README.md", _page(rows, self._paces()))
+        page = self.settings.out / "README.md"
+        _, mark, read = page.read_text().partition(READING) if page.is_file() else ("", "", "")
+        save(page, _page(rows, self._paces()) + mark + read)
 
     def _differences(self, cell: tuple[str, str, str, int]) -> list[float]:
         data, network, _, epochs = cell
