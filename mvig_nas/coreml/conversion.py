@@ -112,7 +112,7 @@ def _converted(network: MobileViG, options: ExportOptions, labels: list[str] | N
     deployed = Deployed(deployable(network), normalisation, labels is not None)
     shape = (options.batch, 3, network.architecture.resolution, network.architecture.resolution)
     with torch.no_grad():
-        program = torch.export.export(deployed.eval(), (torch.zeros(shape),)).run_decompositions({})
+        program = torch.export.export(deployed.eval(), (torch.zeros(shape),), strict=False).run_decompositions({})
     with tools.quiet():
         return coremltools.convert(
             program, package_dir=str(path), **_converter_options(coremltools, shape, options, labels)
