@@ -38,6 +38,13 @@ WIDTHS = SearchSpace(
 )
 
 
+def test_the_gp_proposes_what_fits() -> None:
+    study = search(WIDTHS, WidthScore(), SizeLatency(), HALF, evaluations=6, sampler="gp", costs=no_costs)
+    assert study.evaluated == 6
+    assert study.winner is not None
+
+
+@pytest.mark.slow
 class TestGp(SamplerContract):
     sampler = "gp"
     space = WIDTHS
