@@ -290,7 +290,7 @@ def opened_lock(lock: Path) -> TextIO:
     """A lock's file, made if there is none, to read and to append to; what it holds stays.
 
     Raises:
-        MvigNasError: it cannot be made, is no regular file, or is a link, which may lead to a file that is not ours.
+        StorageError: it cannot be made, is no regular file, or is a link, which may lead to a file that is not ours.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -299,7 +299,7 @@ def opened_lock(lock: Path) -> TextIO:
             os.close(number)
             raise OSError(errno.EINVAL, "not a regular file")
     except OSError as error:
-        raise MvigNasError(f"{lock} must be writable, got {error.strerror!r}; take another folder.") from error
+        raise StorageError(f"{lock} must be writable, got {error.strerror!r}; take another folder.") from error
     return os.fdopen(number, "a+")
 
 

@@ -107,10 +107,7 @@ class RunRequest:
                 f"`--teacher-checkpoint` must come with a teacher, got {self.teacher_checkpoint} alone; name the "
                 "network by `--teacher`."
             )
-        # a resumed run may be started in another folder
-        if self.teacher is not None and Path(self.teacher).is_dir():
-            object.__setattr__(self, "teacher", str(Path(self.teacher).absolute()))
-        if self.teacher_checkpoint is not None:
+        if self.teacher_checkpoint is not None:  # a resumed run may be started in another folder
             object.__setattr__(self, "teacher_checkpoint", self.teacher_checkpoint.absolute())
 
 

@@ -36,7 +36,7 @@ from mvig_nas.standard_error import standard_error
 from mvig_nas.training import RetrainRequest, StopTraining, retrain, train_alone
 from mvig_nas.training.checkpoint import FILE as CHECKPOINT
 from mvig_nas.training.model_folder import CONFIG, SUBFOLDER, read_model
-from mvig_nas.training.teacher import Teacher, load_teacher
+from mvig_nas.training.teacher import Teacher, absolute_teacher, load_teacher
 
 COMMAND = "run"
 PLAN, SUMMARY = "plan.json", "summary.json"
@@ -147,6 +147,7 @@ def run(
             something else.
         StopTraining: a signal asked to stop; all is saved.
     """
+    request = replace(request, teacher=absolute_teacher(request.teacher))
     with run_folder.entered(folder, COMMAND, request, resume, PLAN):
         plan = prepare(request, folder, on_step=on_step)
     if on_plan is not None:

@@ -252,9 +252,12 @@ def outputs_of(found: TimmClassifier, size: tuple[int, int], device: str | torch
 
 def with_absolute_teacher(plan: PlanKind) -> PlanKind:
     """The plan; a teacher that is the path to a folder stays the same from other folders."""
-    if plan.teacher is None or folder_of(plan.teacher) is None:
-        return plan
-    return replace(plan, teacher=str(Path(plan.teacher).absolute()))
+    return replace(plan, teacher=absolute_teacher(plan.teacher))
+
+
+def absolute_teacher(name: str | None) -> str | None:
+    """A teacher's name; the path to a fine-tuned one's folder becomes the same from other folders."""
+    return name if name is None or folder_of(name) is None else str(Path(name).absolute())
 
 
 def _columns(network: TimmClassifier, outputs: int, classes: Sequence[str]) -> list[int] | None:
